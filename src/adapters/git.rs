@@ -1,0 +1,1 @@
+//! Git mirrors: fetching, and reading files from the object database.

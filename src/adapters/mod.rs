@@ -1,0 +1,3 @@
+//! The only I/O: git and the cluster.
+
+pub mod git;

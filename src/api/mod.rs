@@ -1,0 +1,1 @@
+//! The Kubernetes kinds of the API group `countersign.dev`, version `v1alpha1`.

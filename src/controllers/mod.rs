@@ -1,0 +1,1 @@
+//! Thin loops: observe, decide, act, record, report.

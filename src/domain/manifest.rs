@@ -1,0 +1,1 @@
+//! Reads Kubernetes manifests from untrusted YAML, as kubectl would, or refuses them.

@@ -1,0 +1,3 @@
+//! The decisions: pure values and functions.
+
+pub mod manifest;
