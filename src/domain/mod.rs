@@ -1,3 +1,13 @@
-//! The decisions: pure values and functions.
+//! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
+pub mod drift;
+pub mod image;
+pub mod ledger;
 pub mod manifest;
+pub mod ownership;
+pub mod pattern;
+pub mod plan;
+pub mod policy;
+pub mod release;
+pub mod rollout;
+pub mod workload;

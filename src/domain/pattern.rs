@@ -1,0 +1,115 @@
+//! Globs over normalised repositories: anchored at both ends, `*` stays within a path segment, `**` crosses them.
+
+use std::fmt;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use super::image::{Repository, is_host, normal_host};
+
+/// A glob over normalised repositories. The pattern is normalised as a repository would be, so `nginx` means
+/// `docker.io/library/nginx`.
+#[derive(Clone)]
+pub struct Pattern {
+    text: String,
+    glob: GlobMatcher,
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a pattern for image repositories: {why}")]
+pub struct PatternError {
+    text: String,
+    why: String,
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    pub fn new(text: &str) -> Result<Self, PatternError> {
+        let error = |why: String| PatternError { text: text.to_owned(), why };
+        if text.is_empty() || text.contains(['@', ' ']) {
+            return Err(error("expected registry/path with *, ** or ?, without tag or digest".to_owned()));
+        }
+        let normal = normalise(text);
+        let glob = GlobBuilder::new(&normal)
+            .literal_separator(true)
+            .build()
+            .map_err(|e| error(e.kind().to_string()))?
+            .compile_matcher();
+        Ok(Self { text: normal, glob })
+    }
+
+    /// Whether the whole repository matches.
+    pub fn matches(&self, repository: &Repository) -> bool {
+        self.glob.is_match(repository.as_str())
+    }
+}
+
+fn normalise(text: &str) -> String {
+    let wild = |part: &str| part.contains(['*', '?', '[', '{']);
+    match text.split_once('/') {
+        Some((host, path)) if is_host(host) || wild(host) => {
+            if wild(host) {
+                format!("{}/{path}", host.to_ascii_lowercase())
+            } else {
+                format!("{}/{path}", normal_host(host))
+            }
+        }
+        Some(_) => format!("docker.io/{text}"),
+        None if text.starts_with("**") => text.to_owned(),
+        None => format!("docker.io/library/{text}"),
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.text, f)
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pattern that matches more than it says lets a look-alike registry or a sibling repository in.
+    #[test]
+    fn patterns_are_anchored_and_match_whole_segments() {
+        for (pattern, repository, expected) in [
+            ("**", "registry.example/a/b", true),
+            ("registry.example/**", "registry.example/a/b", true),
+            ("registry.example/**", "registry.example.evil/a/b", false),
+            ("registry.example/**", "evil/registry.example/a", false),
+            ("Registry.Example:443/shop/*", "registry.example/shop/cart", true),
+            ("registry.example/shop/*", "registry.example/shop/cart/x", false),
+            ("registry.example/shop*", "registry.example/shop/cart", false),
+            ("registry.example/shop", "registry.example/shopping", false),
+            ("*.example/shop/**", "eu.example/shop/cart", true),
+            ("*.example/shop/**", "eu.evil.example/shop/cart", true),
+            ("nginx", "nginx", true),
+            ("nginx", "registry.example/library/nginx", false),
+            ("bitnami/*", "docker.io/bitnami/redis", true),
+            ("registry.example/{a,b}/*", "registry.example/b/x", true),
+        ] {
+            let repository = repository.parse().unwrap();
+            assert_eq!(
+                Pattern::new(pattern).unwrap().matches(&repository),
+                expected,
+                "{pattern} on {repository}"
+            );
+        }
+        assert!(Pattern::new("").is_err());
+        assert!(Pattern::new("registry.example/[").is_err());
+        assert!(Pattern::new("registry.example/a@sha256:x").is_err());
+    }
+}

@@ -1,0 +1,475 @@
+//! The rules, in their order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Manifest, State, Step, Target, Wanted, World,
+    observe::release_of,
+    target::{Choice, all_of_present, choose},
+};
+use crate::domain::{
+    image::{ImageRef, same_reference},
+    policy::{Code, Judgement, OnRevocation},
+    release::{History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
+    workload::{ContainerId, Images, images, with_images},
+};
+
+/// What was decided: the target (if anything is to be seen to), and the history once it is reached.
+pub(super) struct Decision {
+    pub state: State,
+    pub message: String,
+    pub missing: Vec<String>,
+    pub target: Option<Target>,
+    pub history: History,
+}
+
+pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
+    if world.live.is_some_and(|live| live.deleting) {
+        return nothing(State::Gone, "it is being deleted".to_owned(), history);
+    }
+    if let Some(decision) = own_rollback_not_yet_recorded(world, history) {
+        return decision;
+    }
+    let wish = wish(world, history);
+    if let Some(wish) = wish.as_ref().filter(|wish| wish.against.is_empty()) {
+        return forward(world, history, wish);
+    }
+    let against = wish.map(|wish| wish.against).unwrap_or_default();
+    let revoked = revoked_places(world, history);
+    let decision = if let Some(held) = standing_hold(world, history) {
+        hold(world, history, held, &against)
+    } else if !revoked.is_empty() && (world.live.is_some() || history.hold.is_some()) {
+        back(world, history, &revoked)
+    } else {
+        stay(world, history, &against)
+    };
+    Decision { missing: against.into_iter().map(|against| against.to_string()).collect(), ..decision }
+}
+
+/// What is wanted, judged.
+struct Wish {
+    images: Images,
+    judged: BTreeMap<ContainerId, Judgement>,
+    against: Vec<Against>,
+    template: Option<serde_json::Value>,
+    manifest_commit: Option<String>,
+}
+
+/// One thing that stands against what is wanted.
+struct Against {
+    container: ContainerId,
+    message: String,
+    /// What would supply a missing approval.
+    snippet: Option<String>,
+}
+
+impl std::fmt::Display for Against {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.container, self.message)?;
+        self.snippet.as_ref().map_or(Ok(()), |snippet| write!(f, "; to approve it: {snippet}"))
+    }
+}
+
+fn wish(world: &World<'_>, history: &History) -> Option<Wish> {
+    let (images, template, manifest) = match world.wanted {
+        Wanted::Git(manifest) => {
+            let template = world.id.kind.template_of(&manifest.object)?;
+            (images(template), Some(template.clone()), Some(manifest))
+        }
+        Wanted::GitAway => return None,
+        Wanted::Elsewhere => (set_by_somebody_else(world, history)?, None, None),
+    };
+    let judged: BTreeMap<_, _> =
+        images.iter().map(|(id, text)| (id.clone(), world.judge.enforced(text))).collect();
+    let against =
+        judged.iter().flat_map(|(id, judgement)| against(world, history, id, judgement, manifest)).collect();
+    let manifest_commit = manifest.map(|manifest| manifest.commit.clone());
+    Some(Wish { images, judged, against, template, manifest_commit })
+}
+
+/// Where git does not own the workload: the images that somebody else set last. While a hold stands, the held images are
+/// ours, and what stays wanted is what was rejected.
+fn set_by_somebody_else(world: &World<'_>, history: &History) -> Option<Images> {
+    let mut images = world.live_images()?;
+    if let (Some(hold), Some(held)) = (&history.hold, history.held()) {
+        for rejected in &hold.rejected {
+            let (Some(live), Some(ours)) =
+                (images.get_mut(&rejected.container), held.images.get(&rejected.container))
+            else {
+                continue;
+            };
+            if same_reference(live, &ours.image) {
+                live.clone_from(&rejected.reference);
+            }
+        }
+    }
+    Some(images)
+}
+
+fn against(
+    world: &World<'_>,
+    history: &History,
+    id: &ContainerId,
+    judged: &Judgement,
+    manifest: Option<&Manifest>,
+) -> Vec<Against> {
+    let mut found: Vec<Against> = judged
+        .against
+        .iter()
+        .map(|(policy, reason)| Against {
+            container: id.clone(),
+            message: format!("{} ({}, policy {policy})", reason.message, reason.code),
+            snippet: (reason.code == Code::Unlisted).then(|| snippet(&judged.reference, manifest)).flatten(),
+        })
+        .collect();
+    let mut add = |message| found.push(Against { container: id.clone(), message, snippet: None });
+    if history.hold.is_some() && judged.permitted() {
+        // Whatever became of the policies: a hold never ends on a revoked image.
+        if let Some(why) = world.judge.revocation(&judged.image()) {
+            add(format!("{} is revoked: {why}", judged.image()));
+        } else if still_rejected(world, history, id, judged) {
+            add(format!("{} is what was rejected", judged.reference));
+        }
+    }
+    if judged.permitted() && tag_moves_back(history, id, judged) {
+        add(format!(
+            "{} now stands for an older image than the one that runs; tags move forward only ({})",
+            judged.reference,
+            Code::TagWouldMoveBack
+        ));
+    }
+    found
+}
+
+/// The same digest, or the same reference that stands for nothing else, of what a hold keeps out and is still revoked.
+fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged: &Judgement) -> bool {
+    let digest = judged.pinned.as_ref().map(|pinned| &pinned.digest);
+    history.hold.iter().flat_map(|hold| &hold.rejected).any(|rejected| {
+        let revoked = rejected
+            .digest
+            .as_ref()
+            .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some());
+        let same = match digest {
+            Some(digest) => rejected.digest.as_ref() == Some(digest),
+            None => rejected.container == *id && same_reference(&rejected.reference, &judged.reference),
+        };
+        revoked && same
+    })
+}
+
+/// While the wanted reference stays the same, a workload moves only to a record newer than the one it runs.
+fn tag_moves_back(history: &History, id: &ContainerId, judged: &Judgement) -> bool {
+    let Some(own) = history.present().and_then(|present| present.images.get(id)) else { return false };
+    let (Some(runs), Some(pinned)) = (own.digest(), &judged.pinned) else { return false };
+    let by_tag = judged.reference.parse::<ImageRef>().is_ok_and(|reference| reference.digest.is_none());
+    by_tag
+        && same_reference(&own.wanted, &judged.reference)
+        && pinned.digest != runs
+        && own.approved_at.is_some()
+        && judged.approved_at <= own.approved_at
+}
+
+/// The ApprovedImage that would approve a reference, on one line.
+fn snippet(reference: &str, manifest: Option<&Manifest>) -> Option<String> {
+    let reference: ImageRef = reference.parse().ok()?;
+    let short = reference.repository.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+    let tag = reference.effective_tag();
+    let digest = reference.digest.as_ref().map_or("sha256:…", |digest| digest.as_str());
+    let name = tag
+        .as_ref()
+        .map_or_else(|| short.clone(), |tag| format!("{short}-{}", tag.as_str().to_ascii_lowercase()));
+    let tag = tag.map_or_else(String::new, |tag| format!(", tag: \"{tag}\""));
+    let beside = manifest.map_or_else(String::new, |manifest| format!(" beside {}", manifest.path));
+    Some(format!(
+        "commit{beside} {{apiVersion: countersign.dev/v1alpha1, kind: ApprovedImage, metadata: {{name: {name}}}, spec: {{image: {}{tag}, digest: \"{digest}\"}}}}",
+        reference.repository
+    ))
+}
+
+/// Rule 2.
+fn forward(world: &World<'_>, history: &History, wish: &Wish) -> Decision {
+    let mut history = history.clone();
+    let held = history.hold.take();
+    let set: Images = wish.judged.iter().map(|(id, judged)| (id.clone(), judged.image())).collect();
+    let images: BTreeMap<ContainerId, ReleaseImage> = wish
+        .judged
+        .iter()
+        .map(|(id, judged)| {
+            let image = ReleaseImage {
+                image: judged.image(),
+                wanted: judged.reference.clone(),
+                approved_at: judged.approved_at,
+            };
+            (id.clone(), image)
+        })
+        .collect();
+    let template = wish.template.as_ref().map(|template| with_images(template, &set));
+    let mut release = Release::new(images, template.clone(), world.now());
+    release.commit.clone_from(&wish.manifest_commit);
+    let message = format!("runs {}", short_list(set.values()));
+    // Where git does not own it and the hold ended because the revocation was forgotten, what runs is still the held
+    // release: it stays until somebody sets something else.
+    let ours_stays =
+        wish.template.is_none() && held.is_some() && world.live_images().as_ref() != Some(&wish.images);
+    if !ours_stays {
+        history.set_present(release, world.now());
+    }
+    let target =
+        template.map(|template| Target { step: Step::Forward, images: set, template: Some(template) });
+    Decision { state: State::Permitted, message, missing: Vec::new(), target, history }
+}
+
+/// Rule 1: the hold, if it stands and its release holds nothing revoked.
+fn standing_hold<'h>(world: &World<'_>, history: &'h History) -> Option<&'h Release> {
+    history.held().filter(|held| held.images.values().all(|own| world.judge.revocation(&own.image).is_none()))
+}
+
+fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against]) -> Decision {
+    let why = history.hold.as_ref().map(|hold| hold.why.clone()).unwrap_or_default();
+    let message = format!("held at {}: {why}", short_list(held.images().values()));
+    let mut after = history.clone();
+    let images = held.images();
+    let template = held.template.as_ref().map(|template| with_images(template, &images));
+    if world.wanted.is_elsewhere() {
+        let live = world.live_images().unwrap_or_default();
+        let rejected: BTreeSet<&ContainerId> = against.iter().map(|against| &against.container).collect();
+        let images =
+            images.into_iter().filter(|(id, _)| rejected.contains(id) && live.contains_key(id)).collect();
+        let target = Target { step: Step::Hold, images, template: None };
+        if after.present.as_ref() != Some(&held.id) {
+            let mut ours = held.clone();
+            ours.adopted = false;
+            after.set_present(ours, world.now());
+        }
+        return Decision {
+            state: State::Held,
+            message,
+            missing: Vec::new(),
+            target: Some(target),
+            history: after,
+        };
+    }
+    after.set_present(held.clone(), world.now());
+    let target = Target { step: Step::Hold, images, template };
+    Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
+}
+
+/// Of what somebody set, the images that are revoked or not permitted, with what ours says instead.
+fn unpermitted_or_revoked(world: &World<'_>, live: &Images, ours: &Images) -> Images {
+    live.iter()
+        .filter_map(|(id, text)| {
+            let set = ours.get(id).filter(|set| !same_reference(text, set))?;
+            let judged = world.judge.enforced(text);
+            let bad = !judged.permitted() || world.judge.revocation(text).is_some();
+            bad.then(|| (id.clone(), set.clone()))
+        })
+        .collect()
+}
+
+/// The places of the present release (or, while a hold stands, of the held one) that hold a revoked digest which an
+/// Enforce policy covers, with what is revoked.
+fn revoked_places(world: &World<'_>, history: &History) -> Vec<(Rejected, String)> {
+    let release = if world.live.is_some() { history.present() } else { history.held() };
+    release
+        .into_iter()
+        .flat_map(|release| &release.images)
+        .filter_map(|(id, own)| {
+            let why = world.judge.revocation(&own.image)?;
+            let governed = history.hold.is_some() || world.judge.enforced(&own.image).governed;
+            let rejected =
+                Rejected { container: id.clone(), reference: own.wanted.clone(), digest: own.digest() };
+            governed.then(|| (rejected, format!("{} is revoked: {why}", short(&own.image))))
+        })
+        .collect()
+}
+
+/// Rule 3.
+fn back(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> Decision {
+    let why = revoked.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
+    let references: BTreeSet<String> =
+        history.present().map(Release::images).unwrap_or_default().into_values().collect();
+    if world.judge.on_revocation(references.iter().map(String::as_str)) == OnRevocation::None {
+        let message = format!("{why}; it keeps running: rollback.onRevocation is None");
+        return Decision { target: keep(world, history), ..nothing(State::NoSafeRelease, message, history) };
+    }
+    let moving = moving(world, history, revoked);
+    let Some(choice) = choose(world, history, &moving) else {
+        let message = format!("{why}; no release to go back to is permitted now, so it keeps running");
+        return Decision { target: keep(world, history), ..nothing(State::NoSafeRelease, message, history) };
+    };
+    rolled_back(world, history, revoked, &why, choice)
+}
+
+/// The places that a rollback moves where git does not own the workload: what is revoked, and what somebody set since
+/// that is not permitted.
+fn moving(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> BTreeSet<ContainerId> {
+    if !world.wanted.is_elsewhere() {
+        return all_of_present(history);
+    }
+    let live = world.live_images().unwrap_or_default();
+    let present = history.present().map(Release::images).unwrap_or_default();
+    let still = |id: &ContainerId| {
+        let text = live.get(id);
+        let as_recorded = text.is_some_and(|text| {
+            let own = history.present().and_then(|present| present.images.get(id));
+            own.is_some_and(|own| same_reference(text, &own.image) || same_reference(text, &own.wanted))
+        });
+        as_recorded || text.is_some_and(|text| !world.judge.enforced(text).permitted())
+    };
+    let changed = live
+        .iter()
+        .filter(|(id, text)| present.get(id) != Some(text) && !world.judge.enforced(text).permitted())
+        .map(|(id, _)| id.clone());
+    revoked.iter().map(|(rejected, _)| rejected.container.clone()).filter(still).chain(changed).collect()
+}
+
+fn rolled_back(
+    world: &World<'_>,
+    history: &History,
+    revoked: &[(Rejected, String)],
+    why: &str,
+    choice: Choice,
+) -> Decision {
+    let now = world.now();
+    let mut after = history.clone();
+    let from = history.present.clone().unwrap_or_default();
+    let unproven = choice.release.outcome != crate::domain::release::Outcome::Good;
+    let release = release_after(world, &choice);
+    let to = release.id.clone();
+    after.set_present(release, now);
+    let mut rejected = history.hold.as_ref().map(|hold| hold.rejected.clone()).unwrap_or_default();
+    rejected.extend(
+        revoked
+            .iter()
+            .map(|(rejected, _)| rejected.clone())
+            .filter(|new| !rejected.contains(new))
+            .collect::<Vec<_>>(),
+    );
+    let since = history.hold.as_ref().map_or(now, |hold| hold.since);
+    after.hold = Some(Hold { since, rejected, target: to.clone(), why: why.to_owned() });
+    after.add_rollback(Rollback {
+        at: now,
+        from,
+        to,
+        why: why.to_owned(),
+        outcome: RollbackOutcome::InProgress,
+    });
+    let proof = if unproven { ", which never proved itself here" } else { "" };
+    let message = format!("rolled back to {}{proof}: {why}", short_list(choice.images.values()));
+    let target = Target { step: Step::RollBack, images: choice.images, template: choice.template };
+    Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
+}
+
+/// The release that is present once a choice is set.
+fn release_after(world: &World<'_>, choice: &Choice) -> Release {
+    if let Some(template) = &choice.template {
+        let mut release = choice.release.clone();
+        for (id, own) in &mut release.images {
+            if let Some(set) = choice.images.get(id) {
+                own.image.clone_from(set);
+            }
+        }
+        let mut new = Release::new(release.images, Some(template.clone()), world.now());
+        new.outcome = release.outcome;
+        new.commit = release.commit;
+        return new;
+    }
+    let mut live = world.live_images().unwrap_or_default();
+    live.extend(choice.images.clone());
+    let mut release = release_of(world, &live, None);
+    for (id, own) in &mut release.images {
+        if let (true, Some(theirs)) = (choice.images.contains_key(id), choice.release.images.get(id)) {
+            own.wanted.clone_from(&theirs.wanted);
+            own.approved_at = theirs.approved_at.or(own.approved_at);
+        }
+    }
+    Release::new(release.images, None, world.now())
+}
+
+/// Where git does not own the workload: it already is what the rollback would make of it, but the records still say
+/// otherwise. That was us, before a crash; seen as somebody's wish, the hold would be lost.
+fn own_rollback_not_yet_recorded(world: &World<'_>, history: &History) -> Option<Decision> {
+    let live = world.live_images().filter(|_| world.wanted.is_elsewhere())?;
+    let revoked = revoked_places(world, history);
+    let present = history.present()?;
+    if revoked.is_empty() || present.is(&live) {
+        return None;
+    }
+    let places = revoked.iter().map(|(rejected, _)| rejected.container.clone()).collect();
+    let choice = choose(world, history, &places)?;
+    let mut expected = present.images();
+    expected.extend(choice.images.clone());
+    let same = live.len() == expected.len()
+        && live.iter().all(|(id, text)| expected.get(id).is_some_and(|set| same_reference(text, set)));
+    let why = revoked.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
+    same.then(|| rolled_back(world, history, &revoked, &why, choice))
+}
+
+/// Rule 4.
+fn stay(world: &World<'_>, history: &History, against: &[Against]) -> Decision {
+    let reasons = against.iter().map(|against| against.message.as_str()).collect::<Vec<_>>().join("; ");
+    if world.live.is_none() {
+        return match world.wanted {
+            Wanted::Git(_) => nothing(State::NotCreated, format!("not created: {reasons}"), history),
+            Wanted::GitAway | Wanted::Elsewhere => {
+                nothing(State::Gone, "it does not exist".to_owned(), history)
+            }
+        };
+    }
+    if matches!(world.wanted, Wanted::GitAway) {
+        return nothing(
+            State::Permitted,
+            "its source cannot be read now, so nothing moves".to_owned(),
+            history,
+        );
+    }
+    let target = keep(world, history).or_else(|| put_back(world, history));
+    Decision { target, ..nothing(State::NotPermitted, reasons, history) }
+}
+
+/// The present release of a git-owned workload stays, with its whole template; other fields go on.
+fn keep(world: &World<'_>, history: &History) -> Option<Target> {
+    let Wanted::Git(_) = world.wanted else { return None };
+    let live = world.live_images()?;
+    let present = history.present()?;
+    // What runs stays as it is written, so that a pin alone starts no rollout here.
+    let images = if present.is(&live) { live } else { present.images() };
+    let revoked = images.values().any(|image| world.judge.revocation(image).is_some());
+    if revoked && !present.is(&world.live_images()?) {
+        return None;
+    }
+    let template = with_images(present.template.as_ref()?, &images);
+    Some(Target { step: Step::Keep, images, template: Some(template) })
+}
+
+/// An unpermitted image that somebody set on a workload that git does not own is put back.
+fn put_back(world: &World<'_>, history: &History) -> Option<Target> {
+    let live = world.live_images().filter(|_| world.wanted.is_elsewhere())?;
+    let present = history.present()?;
+    if present.is(&live) {
+        return None;
+    }
+    let images: Images = unpermitted_or_revoked(world, &live, &present.images())
+        .into_iter()
+        .filter(|(_, set)| world.judge.revocation(set).is_none())
+        .collect();
+    Some(Target { step: Step::Keep, images, template: None })
+}
+
+fn nothing(state: State, message: String, history: &History) -> Decision {
+    Decision { state, message, missing: Vec::new(), target: None, history: history.clone() }
+}
+
+fn short_list<'a>(images: impl Iterator<Item = &'a String>) -> String {
+    let texts: BTreeSet<String> = images.map(|image| short(image)).collect();
+    texts.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// An image for people: the last part of its repository, its tag, the beginning of its digest.
+fn short(image: &str) -> String {
+    let Ok(reference) = image.parse::<ImageRef>() else { return image.chars().take(80).collect() };
+    let name = reference.repository.as_str().rsplit('/').next().unwrap_or_default();
+    let tag = reference.tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));
+    let digest = reference.digest.as_ref().map_or_else(String::new, |digest| format!("@{}", digest.short()));
+    format!("{name}{tag}{digest}")
+}

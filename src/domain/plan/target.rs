@@ -1,0 +1,62 @@
+//! Which release to go back to: chosen afresh each time, never "the previous one".
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::{Wanted, World};
+use crate::domain::{
+    release::{History, Outcome, Release},
+    workload::{ContainerId, Images, named_config, with_images},
+};
+
+/// A release that can be gone back to, with the images to set.
+pub(super) struct Choice {
+    /// The release.
+    pub release: Release,
+    /// What to set: every image of a git-owned workload, else those that move.
+    pub images: Images,
+    /// The pod template with the images, of a git-owned workload.
+    pub template: Option<Value>,
+}
+
+/// The places that a rollback from the present release moves.
+pub(super) fn all_of_present(history: &History) -> BTreeSet<ContainerId> {
+    history.present().into_iter().flat_map(|release| release.images.keys().cloned()).collect()
+}
+
+/// The release that was present last among the good ones whose images are permitted now and whose ConfigMaps and Secrets
+/// exist; if there is none, the same among the unproven ones; never a failed one. `moving` are the places that must move.
+pub(super) fn choose(world: &World<'_>, history: &History, moving: &BTreeSet<ContainerId>) -> Option<Choice> {
+    let mut candidates: Vec<&Release> = history
+        .releases
+        .iter()
+        .filter(|release| Some(&release.id) != history.present.as_ref() && release.outcome != Outcome::Failed)
+        .collect();
+    candidates.sort_by_key(|release| (release.outcome, release.until.unwrap_or(release.since)));
+    candidates.into_iter().rev().find_map(|release| usable(world, release, moving))
+}
+
+fn usable(world: &World<'_>, release: &Release, moving: &BTreeSet<ContainerId>) -> Option<Choice> {
+    if matches!(world.wanted, Wanted::Elsewhere) {
+        let images = moving
+            .iter()
+            .map(|id| Some((id.clone(), permitted(world, &release.images.get(id)?.image)?)))
+            .collect::<Option<Images>>()?;
+        return (!images.is_empty()).then(|| Choice { release: release.clone(), images, template: None });
+    }
+    let images = release
+        .images
+        .iter()
+        .map(|(id, own)| Some((id.clone(), permitted(world, &own.image)?)))
+        .collect::<Option<Images>>()?;
+    let template = with_images(release.template.as_ref()?, &images);
+    let whole = named_config(&template).iter().all(|named| !world.missing.contains(named));
+    whole.then(|| Choice { release: release.clone(), images, template: Some(template) })
+}
+
+/// What to set for an image of a release, if it is permitted now.
+fn permitted(world: &World<'_>, image: &str) -> Option<String> {
+    let judged = world.judge.enforced(image);
+    (judged.permitted() && world.judge.revocation(&judged.image()).is_none()).then(|| judged.image())
+}

@@ -1,0 +1,795 @@
+//! One workload in a small simulated cluster: what the plan says is done to it, as the shell does it.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::domain::{
+    ledger::{
+        Ledger, Record, Scope,
+        tests::{at, digest, record},
+    },
+    policy::{Approval, Mode, Policy, Selector, tests::policy},
+    release::Outcome,
+    rollout::Rollout,
+    workload::{Kind, with_images},
+};
+
+const REPOSITORY: &str = "registry.example/shop/cart";
+
+/// The world that a plan is made from, and that its action changes.
+#[derive(Clone)]
+struct Sim {
+    id: WorkloadId,
+    ledger: Ledger,
+    policies: Vec<Policy>,
+    git: Option<Manifest>,
+    away: bool,
+    live: Option<Live>,
+    history: History,
+    missing: BTreeSet<(&'static str, String)>,
+    earlier: Vec<Manifest>,
+    paused: Option<&'static str>,
+    clock: i64,
+    versions: u64,
+    /// Every write that changed an image, as the images after it.
+    writes: Vec<Images>,
+}
+
+fn tag(n: u8) -> String {
+    format!("{REPOSITORY}:1.{n}")
+}
+
+fn pin(n: u8) -> String {
+    format!("{REPOSITORY}:1.{n}@{}", digest(n))
+}
+
+fn object(image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "cart", "namespace": "shop"},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
+}
+
+fn manifest(image: &str) -> Manifest {
+    Manifest {
+        object: Arc::new(object(image)),
+        commit: "c0ffee".into(),
+        committed_at: at(0),
+        path: "cart.yaml".into(),
+    }
+}
+
+impl Sim {
+    fn new() -> Self {
+        Self {
+            id: WorkloadId {
+                kind: Kind::find("apps/v1", "Deployment").unwrap(),
+                namespace: "shop".into(),
+                name: "cart".into(),
+            },
+            ledger: Ledger::default(),
+            policies: vec![policy()],
+            git: None,
+            away: false,
+            live: None,
+            history: History::default(),
+            missing: BTreeSet::new(),
+            earlier: Vec::new(),
+            paused: None,
+            clock: 1000,
+            versions: 0,
+            writes: Vec::new(),
+        }
+    }
+
+    fn approve(&mut self, n: u8) {
+        self.ledger.insert(record(&format!("r{n}"), n, &format!("1.{n}")));
+    }
+
+    fn revoke(&mut self, n: u8) {
+        let mut revoked = record(&format!("r{n}"), n, &format!("1.{n}"));
+        revoked.revocation = Some("CVE-2026-0001".into());
+        self.ledger.insert(revoked);
+    }
+
+    fn git_wants(&mut self, image: &str) {
+        self.git = Some(manifest(image));
+    }
+
+    /// Somebody else creates the object, or changes its image.
+    fn somebody_sets(&mut self, image: &str) {
+        let object = match &self.live {
+            Some(live) => {
+                let all = live_images(live, &self.id).into_keys().map(|id| (id, image.to_owned())).collect();
+                let template = self.id.kind.template_of(&live.object).unwrap();
+                self.id.kind.with_template(&live.object, with_images(template, &all))
+            }
+            None => object(image),
+        };
+        self.store(object, true);
+    }
+
+    fn store(&mut self, object: Value, others: bool) {
+        self.versions += 1;
+        let uid =
+            self.live.as_ref().map_or_else(|| format!("uid-{}", self.versions), |live| live.uid.clone());
+        self.live = Some(Live {
+            uid,
+            resource_version: self.versions.to_string(),
+            object: Arc::new(object),
+            rollout: Rollout::Complete,
+            others_own_pod_spec: others && self.git.is_some(),
+            own_update_entry: false,
+            deleting: false,
+            applied: None,
+        });
+    }
+
+    fn plan(&self) -> Plan {
+        let policies: Vec<&Policy> = self.policies.iter().collect();
+        let wanted = match (&self.git, self.away) {
+            (Some(_), true) => Wanted::GitAway,
+            (Some(manifest), false) => Wanted::Git(manifest),
+            (None, _) => Wanted::Elsewhere,
+        };
+        plan(&World {
+            id: &self.id,
+            live: self.live.as_ref(),
+            wanted,
+            history: &self.history,
+            judge: Judge {
+                policies: &policies,
+                ledger: &self.ledger,
+                namespace: "shop",
+                now: at(self.clock),
+            },
+            missing: &self.missing,
+            earlier: &self.earlier,
+            healthy_since: Some(at(self.clock - 60)),
+            paused: self.paused,
+        })
+    }
+
+    /// Does an action as the API server would: refused when the world moved on.
+    fn act(&mut self, action: &Action) -> Result<(), &'static str> {
+        let live = self.live.clone();
+        let found = live
+            .as_ref()
+            .map(|live| Expect { uid: live.uid.clone(), resource_version: live.resource_version.clone() });
+        if found != action.expect {
+            return Err("stale");
+        }
+        let before = live.as_ref().map(|live| live_images(live, &self.id)).unwrap_or_default();
+        match &action.change {
+            Change::Apply { object, .. } => self.store(object.clone(), false),
+            Change::Template(template) => {
+                let live = live.ok_or("gone")?;
+                self.store(self.id.kind.with_template(&live.object, template.clone()), false);
+            }
+            Change::Images(changes) => {
+                let live = live.ok_or("gone")?;
+                let mut object = (*live.object).clone();
+                let base = self.id.kind.template_pointer();
+                for change in changes {
+                    let at = |pointer: &str| format!("{base}{pointer}");
+                    assert_eq!(object.pointer(&at(&change.name_pointer)).unwrap(), &change.name);
+                    let slot = object.pointer_mut(&at(&change.pointer)).unwrap();
+                    assert_eq!(slot, &change.expect);
+                    *slot = json!(change.set);
+                }
+                self.store(object, false);
+                self.live.as_mut().unwrap().own_update_entry = true;
+            }
+            Change::DropEntry => self.live.as_mut().ok_or("gone")?.own_update_entry = false,
+        }
+        let after = self.images();
+        if after != before {
+            self.writes.push(after);
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, plan: &Plan) {
+        if let Some(history) = &plan.history {
+            self.history = history.clone();
+            if let Some(live) = &self.live {
+                // The UID of what was created is known from the answer.
+                if plan.action.as_ref().is_some_and(|action| action.expect.is_none()) {
+                    self.history.uid = Some(live.uid.clone());
+                }
+            }
+        }
+    }
+
+    /// Plans and acts until nothing is left to do; `crash` says after which action the record is lost. Answers with the
+    /// last plan.
+    fn settle_with(&mut self, crash: Option<usize>) -> Plan {
+        let mut acted = 0;
+        for _ in 0..8 {
+            let plan = self.plan();
+            if let Some(action) = &plan.action {
+                self.check_sets_nothing_bad(action);
+                self.act(action).unwrap();
+                acted += 1;
+                if crash == Some(acted) {
+                    continue;
+                }
+            } else if plan.history.as_ref().is_none_or(|history| *history == self.history) {
+                return plan;
+            }
+            self.record(&plan);
+        }
+        panic!("does not settle: {:#?}", self.plan());
+    }
+
+    fn settle(&mut self) -> Plan {
+        self.settle_with(None)
+    }
+
+    /// Whatever an action sets is permitted now, or is what the workload's own records let in before; never revoked.
+    fn check_sets_nothing_bad(&self, action: &Action) {
+        let policies: Vec<&Policy> = self.policies.iter().collect();
+        let judge =
+            Judge { policies: &policies, ledger: &self.ledger, namespace: "shop", now: at(self.clock) };
+        let mut copy = self.clone();
+        let before = self.images();
+        copy.act(action).unwrap();
+        for (id, image) in copy.images().iter().filter(|(id, image)| before.get(*id) != Some(image)) {
+            let known = [self.history.present(), self.history.held()]
+                .into_iter()
+                .flatten()
+                .any(|release| release.images.get(id).is_some_and(|own| own.image == *image));
+            let enforced = judge.enforced(image);
+            assert!(enforced.permitted() || known, "{image} was set: {:?}", enforced.against);
+            let revoked =
+                judge.revocation(image).is_some() && (enforced.governed || self.history.hold.is_some());
+            assert!(!revoked, "{image} is revoked and was set");
+        }
+    }
+
+    fn images(&self) -> Images {
+        self.live.as_ref().map(|live| live_images(live, &self.id)).unwrap_or_default()
+    }
+
+    fn runs(&self) -> String {
+        self.images().into_values().collect::<Vec<_>>().join(",")
+    }
+}
+
+fn live_images(live: &Live, id: &WorkloadId) -> Images {
+    images(id.kind.template_of(&live.object).unwrap())
+}
+
+/// 1.1 was good, 1.2 runs and is good; both approved; git names 1.2.
+fn git_owned() -> Sim {
+    let mut sim = Sim::new();
+    sim.approve(1);
+    sim.approve(2);
+    sim.git_wants(&tag(1));
+    sim.settle();
+    sim.clock += 60;
+    sim.git_wants(&tag(2));
+    sim.settle();
+    sim.clock += 60;
+    assert_eq!(sim.runs(), pin(2));
+    sim.writes.clear();
+    sim
+}
+
+/// The same, where git does not own the workload.
+fn unowned() -> Sim {
+    let mut sim = Sim::new();
+    sim.approve(1);
+    sim.approve(2);
+    sim.somebody_sets(&tag(1));
+    sim.settle();
+    sim.clock += 60;
+    sim.somebody_sets(&tag(2));
+    sim.settle();
+    sim.clock += 60;
+    assert_eq!(sim.runs(), tag(2), "nothing is written where git does not own it");
+    sim.writes.clear();
+    sim
+}
+
+#[test]
+fn a_revoked_image_rolls_back_to_the_last_good_release_and_is_held_there() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        let plan = sim.settle();
+        assert_eq!((plan.state, sim.runs()), (State::Held, pin(1)));
+        assert_eq!(sim.writes.len(), 1, "exactly one image-changing write");
+        assert_eq!(sim.history.hold.as_ref().unwrap().rejected[0].reference, tag(2));
+        assert!(plan.message.contains("held at cart:1.1@sha256:010101010101"), "{}", plan.message);
+        assert!(plan.message.contains("CVE-2026-0001"), "{}", plan.message);
+        for _ in 0..3 {
+            sim.somebody_sets(&tag(2));
+            assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+        }
+        sim.approve(3);
+        if sim.git.is_some() {
+            sim.git_wants(&tag(3))
+        } else {
+            sim.somebody_sets(&tag(3))
+        }
+        let plan = sim.settle();
+        assert_eq!(plan.state, State::Permitted);
+        assert!(sim.runs().starts_with(&tag(3)));
+        assert_eq!(sim.history.hold, None);
+        assert!(!sim.live.unwrap().own_update_entry, "nothing of ours is left behind");
+    }
+}
+
+#[test]
+fn a_target_that_is_revoked_later_is_rolled_back_in_turn_and_without_any_it_keeps_running() {
+    let mut sim = git_owned();
+    sim.approve(3);
+    sim.git_wants(&tag(3));
+    sim.settle();
+    sim.clock += 60;
+    sim.settle();
+    sim.revoke(3);
+    sim.settle();
+    assert_eq!(sim.runs(), pin(2));
+    sim.revoke(2);
+    sim.settle();
+    assert_eq!(sim.runs(), pin(1));
+    sim.writes.clear();
+    sim.revoke(1);
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::NoSafeRelease, pin(1)));
+    assert!(!plan.fallback);
+    assert_eq!(sim.writes, []);
+    sim.approve(4);
+    sim.git_wants(&tag(4));
+    assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, pin(4)));
+}
+
+#[test]
+fn losing_an_approval_moves_nothing() {
+    for mut sim in [git_owned(), unowned()] {
+        let runs = sim.runs();
+        let key = record("r2", 2, "1.2").key;
+        sim.ledger.remove(&key);
+        assert_eq!((sim.settle().state, sim.runs()), (State::NotPermitted, runs.clone()));
+        let mut expired = record("r2", 2, "1.2");
+        expired.expires_at = Some(at(0));
+        sim.ledger.insert(expired);
+        assert_eq!((sim.settle().state, sim.runs()), (State::NotPermitted, runs));
+        assert_eq!(sim.writes, []);
+    }
+}
+
+#[test]
+fn an_unlisted_image_waits_with_the_whole_template_while_other_fields_go_on() {
+    let mut sim = git_owned();
+    let mut changed = object(&tag(9));
+    changed["spec"]["replicas"] = json!(5);
+    changed["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["--new"]);
+    sim.git = Some(Manifest { object: Arc::new(changed), ..manifest("x") });
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::NotPermitted, pin(2)));
+    let live = sim.live.as_ref().unwrap();
+    assert_eq!(live.object["spec"]["replicas"], 5);
+    assert_eq!(live.object["spec"]["template"]["spec"]["containers"][0].get("args"), None);
+    assert!(plan.missing[0].contains("kind: ApprovedImage"), "{:?}", plan.missing);
+    assert!(plan.missing[0].contains("beside cart.yaml"), "{:?}", plan.missing);
+    sim.ledger.insert(record("r9", 9, "1.9"));
+    sim.settle();
+    assert_eq!(sim.runs(), pin(9));
+    assert_eq!(
+        sim.live.unwrap().object["spec"]["template"]["spec"]["containers"][0]["args"],
+        json!(["--new"])
+    );
+}
+
+#[test]
+fn an_unlisted_image_that_somebody_sets_is_put_back() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.somebody_sets(&tag(9));
+        sim.settle();
+        assert_eq!(sim.runs(), pin(2));
+    }
+}
+
+#[test]
+fn a_new_workload_with_an_unpermitted_image_is_not_created() {
+    let mut sim = Sim::new();
+    sim.git_wants(&tag(1));
+    assert_eq!(sim.settle().state, State::NotCreated);
+    assert_eq!(sim.live, None);
+    sim.approve(1);
+    sim.settle();
+    assert_eq!(sim.runs(), pin(1));
+}
+
+#[test]
+fn a_tag_never_moves_backwards() {
+    let mut sim = Sim::new();
+    sim.ledger.insert(record("a", 1, "stable"));
+    sim.ledger.insert(record("b", 2, "stable"));
+    sim.git_wants(&format!("{REPOSITORY}:stable"));
+    sim.settle();
+    assert!(sim.runs().ends_with(digest(2).as_str()));
+    sim.ledger.remove(&record("b", 2, "stable").key);
+    let plan = sim.settle();
+    assert_eq!(plan.state, State::NotPermitted);
+    assert!(sim.runs().ends_with(digest(2).as_str()), "the older record is not what was asked for");
+    sim.ledger.insert(record("c", 3, "stable"));
+    sim.settle();
+    assert!(sim.runs().ends_with(digest(3).as_str()));
+}
+
+#[test]
+fn a_revoked_floating_tag_rolls_back_and_goes_forward_to_a_newer_record() {
+    let mut sim = Sim::new();
+    sim.ledger.insert(record("a", 1, "stable"));
+    sim.git_wants(&format!("{REPOSITORY}:stable"));
+    sim.settle();
+    sim.ledger.insert(record("b", 2, "stable"));
+    sim.settle();
+    let mut revoked = record("b", 2, "stable");
+    revoked.revocation = Some("bad".into());
+    sim.ledger.insert(revoked);
+    assert_eq!(sim.settle().state, State::Held);
+    assert!(sim.runs().ends_with(digest(1).as_str()));
+    sim.ledger.insert(record("c", 3, "stable"));
+    assert_eq!(sim.settle().state, State::Permitted);
+    assert!(sim.runs().ends_with(digest(3).as_str()));
+}
+
+#[test]
+fn a_hold_outlives_its_policy_and_ends_when_the_revocation_is_forgotten() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        sim.settle();
+        let policies = std::mem::take(&mut sim.policies);
+        sim.somebody_sets(&tag(2));
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)), "policy deleted");
+        sim.policies = policies;
+        sim.policies[0].mode = Mode::Audit;
+        sim.somebody_sets(&pin(2));
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)), "policy suspended");
+        sim.policies[0].mode = Mode::Enforce;
+        let mut forgotten = record("r2", 2, "1.2");
+        forgotten.revocation = Some("CVE".into());
+        forgotten.forgotten = true;
+        sim.ledger.insert(forgotten);
+        let mut again = record("again", 2, "1.2");
+        again.approved_at = at(500);
+        sim.ledger.insert(again);
+        let plan = sim.settle();
+        assert_eq!((plan.state, sim.history.hold.is_none()), (State::Permitted, true));
+        let expected = if sim.git.is_some() { pin(2) } else { pin(1) };
+        assert_eq!(sim.runs(), expected, "nothing is written where git does not own the workload");
+    }
+}
+
+#[test]
+fn audit_and_warn_only_judge() {
+    for mode in [Mode::Audit, Mode::Warn] {
+        for mut sim in [git_owned(), unowned()] {
+            sim.policies[0].mode = mode;
+            let runs = sim.runs();
+            sim.revoke(2);
+            if sim.git.is_none() {
+                sim.settle();
+                assert_eq!(sim.runs(), runs);
+            }
+            sim.somebody_sets(&tag(9));
+            if sim.git.is_none() {
+                sim.settle();
+                assert_eq!(sim.runs(), tag(9));
+            }
+        }
+    }
+}
+
+#[test]
+fn on_revocation_none_stays_with_an_alarm() {
+    let mut sim = git_owned();
+    sim.policies[0].on_revocation = Some(crate::domain::policy::OnRevocation::None);
+    sim.revoke(2);
+    assert_eq!((sim.settle().state, sim.runs()), (State::NoSafeRelease, pin(2)));
+    let mut cautious = policy();
+    cautious.key.1 = "cautious".into();
+    cautious.on_revocation = Some(crate::domain::policy::OnRevocation::LastGood);
+    sim.policies.push(cautious);
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn while_paused_nothing_moves_and_nothing_is_recorded_as_moved() {
+    let mut sim = git_owned();
+    sim.paused = Some("incident 7");
+    sim.revoke(2);
+    let plan = sim.settle();
+    assert_eq!((sim.runs(), sim.history.hold.clone()), (pin(2), None));
+    assert!(plan.message.starts_with("paused (incident 7)"), "{}", plan.message);
+    sim.paused = None;
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn an_unowned_rollback_lost_by_a_crash_is_recognised() {
+    let mut sim = unowned();
+    sim.revoke(2);
+    let mut undisturbed = sim.clone();
+    sim.settle_with(Some(1));
+    undisturbed.settle();
+    assert_eq!(sim.writes.len(), 1);
+    assert_eq!(sim.history, undisturbed.history);
+}
+
+#[test]
+fn a_release_whose_config_is_gone_is_no_target() {
+    let mut sim = git_owned();
+    let named = json!([{"secretRef": {"name": "token"}}]);
+    let release = sim
+        .history
+        .releases
+        .iter_mut()
+        .find(|release| release.images().values().any(|i| *i == pin(1)))
+        .unwrap();
+    release.template.as_mut().unwrap()["spec"]["containers"][0]["envFrom"] = named;
+    sim.missing = [("Secret", "token".to_owned())].into();
+    sim.revoke(2);
+    assert_eq!((sim.settle().state, sim.runs()), (State::NoSafeRelease, pin(2)));
+    sim.missing.clear();
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn a_failed_release_is_never_a_target_and_an_unproven_one_is_said_to_be() {
+    let mut sim = git_owned();
+    for release in &mut sim.history.releases {
+        release.outcome = Outcome::Unproven;
+    }
+    sim.revoke(2);
+    let mut failed = sim.clone();
+    let plan = failed.plan();
+    assert!(plan.message.contains("never proved itself"), "{}", plan.message);
+    let first = failed
+        .history
+        .releases
+        .iter()
+        .position(|release| release.images().values().any(|i| *i == pin(1)))
+        .unwrap();
+    failed.history.releases[first].outcome = Outcome::Failed;
+    assert_eq!(failed.settle().state, State::NoSafeRelease);
+}
+
+#[test]
+fn a_workload_first_seen_is_adopted_with_what_gits_log_says_it_ran() {
+    let mut sim = Sim::new();
+    sim.approve(1);
+    sim.approve(2);
+    sim.somebody_sets(&pin(2));
+    sim.git_wants(&tag(2));
+    sim.earlier = vec![manifest(&tag(1))];
+    sim.revoke(2);
+    let plan = sim.plan();
+    assert!(plan.record_first && plan.action.is_none(), "what it rolls back from is on record first");
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn a_deleted_workload_under_a_hold_comes_back_as_held() {
+    let mut sim = git_owned();
+    sim.revoke(2);
+    sim.settle();
+    sim.live = None;
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+    let mut sim = unowned();
+    sim.revoke(2);
+    sim.settle();
+    sim.live = None;
+    sim.settle();
+    sim.somebody_sets(&tag(2));
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn while_its_source_is_away_only_a_revocation_moves_it() {
+    let mut sim = git_owned();
+    sim.away = true;
+    sim.ledger.remove(&record("r2", 2, "1.2").key);
+    sim.settle();
+    assert_eq!((sim.runs(), sim.writes.len()), (pin(2), 0));
+    sim.revoke(2);
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+}
+
+#[test]
+fn pins_that_only_add_a_digest_are_told_apart() {
+    let mut sim = Sim::new();
+    sim.approve(1);
+    sim.somebody_sets(&tag(1));
+    sim.git_wants(&tag(1));
+    assert_eq!(sim.plan().action.unwrap().step, Step::Pin);
+    sim.approve(2);
+    sim.git_wants(&tag(2));
+    assert_eq!(sim.plan().action.unwrap().step, Step::Forward);
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+enum Event {
+    Approve(u8),
+    Withdraw(u8),
+    Revoke(u8),
+    GitWants(u8, bool),
+    SomebodySets(u8, bool),
+    Mode(Mode),
+    Delete,
+    Away(bool),
+    Pause(bool),
+    Wait,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let n = 1u8..5;
+    let event = prop_oneof![
+        4 => n.clone().prop_map(Event::Approve),
+        1 => n.clone().prop_map(Event::Withdraw),
+        3 => n.clone().prop_map(Event::Revoke),
+        4 => (n.clone(), any::<bool>()).prop_map(|(n, pinned)| Event::GitWants(n, pinned)),
+        3 => (n, any::<bool>()).prop_map(|(n, pinned)| Event::SomebodySets(n, pinned)),
+        1 => prop_oneof![Just(Mode::Enforce), Just(Mode::Audit)].prop_map(Event::Mode),
+        1 => Just(Event::Delete),
+        1 => any::<bool>().prop_map(Event::Away),
+        1 => any::<bool>().prop_map(Event::Pause),
+        3 => Just(Event::Wait),
+    ];
+    prop::collection::vec(event, 1..14)
+}
+
+impl Sim {
+    fn happen(&mut self, event: &Event, owned: bool) {
+        let name = |n: u8, pinned: bool| if pinned { pin(n) } else { tag(n) };
+        match event {
+            Event::Approve(n) => {
+                // Revocations are final.
+                let key = record(&format!("r{n}"), *n, "x").key;
+                if self.ledger.get(&key).is_none_or(|record| record.revocation.is_none()) {
+                    self.approve(*n);
+                }
+            }
+            Event::Withdraw(n) => {
+                let key = record(&format!("r{n}"), *n, "x").key;
+                if self.ledger.get(&key).is_some_and(|record| record.revocation.is_none()) {
+                    self.ledger.remove(&key);
+                }
+            }
+            Event::Revoke(n) => self.revoke(*n),
+            Event::GitWants(n, pinned) if owned => self.git_wants(&name(*n, *pinned)),
+            Event::GitWants(n, pinned) | Event::SomebodySets(n, pinned) => {
+                if self.live.is_some() || !owned {
+                    self.somebody_sets(&name(*n, *pinned));
+                }
+            }
+            Event::Mode(mode) => self.policies[0].mode = *mode,
+            Event::Delete => self.live = None,
+            Event::Away(away) => self.away = *away,
+            Event::Pause(paused) => self.paused = paused.then_some("test"),
+            Event::Wait => self.clock += 60,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// It settles and stays settled; whatever it sets is permitted or was let in before (checked in `settle`); a hold is
+    /// never on a revoked release while another one would do.
+    #[test]
+    fn it_settles_and_stays_settled(events in events(), owned in any::<bool>()) {
+        let mut sim = Sim::new();
+        for event in &events {
+            sim.happen(event, owned);
+            sim.settle();
+            let plan = sim.plan();
+            prop_assert_eq!(plan.action, None);
+        }
+    }
+
+    /// A crash between an action and its record ends in the same state.
+    #[test]
+    fn a_crash_after_any_action_ends_in_the_same_state(events in events(), owned in any::<bool>(), at in 0usize..14, nth in 1usize..3) {
+        let mut calm = Sim::new();
+        let mut crashed = Sim::new();
+        for (index, event) in events.iter().enumerate() {
+            calm.happen(event, owned);
+            calm.settle();
+            crashed.happen(event, owned);
+            crashed.settle_with((index == at).then_some(nth));
+        }
+        prop_assert_eq!(calm.images(), crashed.images());
+        prop_assert_eq!(calm.history.hold.is_some(), crashed.history.hold.is_some());
+        prop_assert_eq!(calm.writes, crashed.writes);
+    }
+
+    /// One revocation, one image-changing write at most, and never to a revoked image.
+    #[test]
+    fn a_revocation_causes_one_write_at_most(events in events(), owned in any::<bool>(), n in 1u8..5) {
+        let mut sim = Sim::new();
+        for event in &events {
+            sim.happen(event, owned);
+            sim.settle();
+        }
+        sim.writes.clear();
+        sim.revoke(n);
+        sim.settle();
+        prop_assert!(sim.writes.len() <= 1, "{:?}", sim.writes);
+    }
+
+    /// An action that was decided for another version of the world is refused and changes nothing.
+    #[test]
+    fn a_stale_action_is_refused(events in events(), owned in any::<bool>(), n in 1u8..5) {
+        let mut sim = Sim::new();
+        for event in &events {
+            sim.happen(event, owned);
+            if let Some(action) = sim.plan().action {
+                let mut moved = sim.clone();
+                moved.somebody_sets(&tag(n));
+                let before = moved.images();
+                prop_assert!(moved.act(&action).is_err());
+                prop_assert_eq!(moved.images(), before);
+            }
+            sim.settle();
+        }
+    }
+
+    /// A source that cannot be read moves nothing.
+    #[test]
+    fn an_outage_changes_nothing(events in events()) {
+        let mut sim = Sim::new();
+        for event in &events {
+            sim.happen(event, true);
+            sim.settle();
+        }
+        sim.away = true;
+        let before = sim.images();
+        sim.settle();
+        prop_assert_eq!(sim.images(), before);
+    }
+}
+
+#[test]
+fn the_history_keeps_the_last_sets_and_never_drops_the_last_good_one() {
+    let mut history = History::default();
+    let release = |n: u8| {
+        let images = [("containers/app".parse().unwrap(), pin(n))].into_iter().collect::<Images>();
+        let images = images
+            .into_iter()
+            .map(|(id, image)| {
+                (id, crate::domain::release::ReleaseImage { wanted: image.clone(), image, approved_at: None })
+            })
+            .collect::<BTreeMap<_, _>>();
+        crate::domain::release::Release::new(images, None, at(i64::from(n)))
+    };
+    history.set_present(release(1), at(1));
+    history.prove(Outcome::Good);
+    for n in 2..40 {
+        history.set_present(release(n), at(i64::from(n)));
+    }
+    assert!(history.releases.len() <= 10, "{}", history.releases.len());
+    assert!(history.releases.iter().any(|kept| kept.id == release(1).id), "the last good one");
+    for n in 35..40 {
+        assert!(history.releases.iter().any(|kept| kept.id == release(n).id), "the last five sets");
+    }
+}
+
+/// A policy that asks for nothing of what git does not name stays silent about it.
+#[test]
+fn what_no_policy_covers_is_ungoverned_and_has_no_history() {
+    let mut sim = Sim::new();
+    sim.somebody_sets("other.example/x:1");
+    sim.policies[0].images = vec![crate::domain::pattern::Pattern::new("registry.example/**").unwrap()];
+    let plan = sim.settle();
+    assert_eq!((plan.state, plan.history), (State::Ungoverned, None));
+    let _ =
+        (Approval { from_root: true, from_namespace: true, max_age: None }, Scope::Root, Selector::default());
+    let _: Option<Record> = None;
+}

@@ -1,0 +1,122 @@
+use super::*;
+use crate::domain::ledger::tests::{at, digest, record};
+
+/// Enforce, everywhere, approval by people from anywhere, digests required.
+pub(crate) fn policy() -> Policy {
+    Policy {
+        key: ("root".into(), "production".into()),
+        scope: Scope::Root,
+        mode: Mode::Enforce,
+        images: vec![Pattern::new("**").unwrap()],
+        namespaces: Selector::default(),
+        exclude_images: Vec::new(),
+        exclude_namespaces: BTreeSet::new(),
+        sources: None,
+        require_digest: true,
+        approval: Some(Approval { from_root: true, from_namespace: true, max_age: None }),
+        on_revocation: None,
+        healthy_for: None,
+    }
+}
+
+fn judge(policies: &[Policy], ledger: &Ledger, text: &str) -> Judgement {
+    let policies: Vec<&Policy> = policies.iter().collect();
+    Judge { policies: &policies, ledger, namespace: "shop", now: at(100) }.enforced(text)
+}
+
+fn codes(judgement: &Judgement) -> Vec<Code> {
+    judgement.against.iter().map(|(_, reason)| reason.code).collect()
+}
+
+const CART: &str = "registry.example/shop/cart";
+
+#[test]
+fn a_tag_is_pinned_to_the_digest_it_was_approved_for() {
+    let ledger: Ledger = [record("a", 1, "1.0")].into_iter().collect();
+    let judged = judge(&[policy()], &ledger, &format!("{CART}:1.0"));
+    assert!(judged.permitted());
+    assert_eq!(judged.image(), format!("{CART}:1.0@{}", digest(1)));
+    let judged = judge(&[policy()], &ledger, &format!("{CART}@{}", digest(1)));
+    assert_eq!(judged.image(), format!("{CART}@{}", digest(1)));
+    assert_eq!(codes(&judge(&[policy()], &ledger, &format!("{CART}:2.0"))), [Code::Unlisted]);
+    assert_eq!(
+        codes(&judge(&[policy()], &ledger, &format!("other.example/cart@{}", digest(1)))),
+        [Code::Unlisted]
+    );
+}
+
+#[test]
+fn policies_only_add_up() {
+    let ledger: Ledger = [record("a", 1, "1.0")].into_iter().collect();
+    let mut tighter = policy();
+    tighter.key.1 = "tighter".into();
+    tighter.scope = Scope::Namespace("shop".into());
+    tighter.sources =
+        Some(Sources { allow: vec![Pattern::new("other.example/**").unwrap()], deny: Vec::new() });
+    let judged = judge(&[policy(), tighter.clone()], &ledger, &format!("{CART}:1.0"));
+    assert_eq!(codes(&judged), [Code::SourceNotAllowed]);
+    tighter.mode = Mode::Audit;
+    assert!(judge(&[policy(), tighter], &ledger, &format!("{CART}:1.0")).permitted());
+}
+
+#[test]
+fn two_policies_that_resolve_a_tag_differently_permit_neither() {
+    let mut tenants = record("t", 2, "1.0");
+    tenants.scope = Scope::Namespace("shop".into());
+    tenants.key.namespace = "shop".into();
+    let ledger: Ledger = [record("a", 1, "1.0"), tenants].into_iter().collect();
+    let mut root = policy();
+    root.approval = Some(Approval { from_root: true, from_namespace: false, max_age: None });
+    let mut own = policy();
+    own.key.1 = "z-own".into();
+    own.approval = Some(Approval { from_root: false, from_namespace: true, max_age: None });
+    let judged = judge(&[root, own], &ledger, &format!("{CART}:1.0"));
+    assert_eq!(codes(&judged), [Code::AmbiguousTag]);
+}
+
+#[test]
+fn without_approval_only_the_rules_about_the_reference_apply_but_a_revocation_always_counts() {
+    let mut open = policy();
+    open.approval = None;
+    open.require_digest = false;
+    let mut revoked = record("r", 2, "2.0");
+    revoked.revocation = Some("bad".into());
+    let ledger: Ledger = [record("a", 1, "1.0"), revoked].into_iter().collect();
+    let judged = judge(&[open.clone()], &ledger, &format!("{CART}:9"));
+    assert!(judged.permitted() && judged.image() == format!("{CART}:9"));
+    assert_eq!(codes(&judge(&[open.clone()], &ledger, &format!("{CART}:2.0"))), [Code::Revoked]);
+    assert_eq!(codes(&judge(&[open.clone()], &ledger, &format!("{CART}@{}", digest(2)))), [Code::Revoked]);
+    open.require_digest = true;
+    assert_eq!(codes(&judge(&[open], &ledger, &format!("{CART}:9"))), [Code::Unlisted]);
+}
+
+/// A policy that covers an image by its repository must also cover a text that hides the repository.
+#[test]
+fn what_cannot_be_parsed_is_refused_by_every_policy() {
+    let judged = judge(&[policy()], &Ledger::default(), "not an image");
+    assert_eq!((judged.governed, codes(&judged)), (true, vec![Code::InvalidReference]));
+}
+
+#[test]
+fn coverage_follows_globs_labels_and_exclusions() {
+    let mut p = policy();
+    p.images = vec![Pattern::new("registry.example/**").unwrap()];
+    p.exclude_images = vec![Pattern::new("registry.example/tools/**").unwrap()];
+    assert!(p.covers(&CART.parse().unwrap()));
+    assert!(!p.covers(&"registry.example/tools/x".parse().unwrap()));
+    assert!(!p.covers(&"nginx".parse().unwrap()));
+    let requirement =
+        Requirement { key: "env".into(), operator: Operator::In, values: ["production".to_owned()].into() };
+    p.namespaces = Selector(vec![requirement]);
+    p.exclude_namespaces = ["legacy".to_owned()].into();
+    let namespace = |name: &str, labels: Option<&[(&str, &str)]>| Namespace {
+        name: name.into(),
+        labels: labels.map(|labels| labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()),
+    };
+    assert!(p.covers_namespace(&namespace("shop", Some(&[("env", "production")]))));
+    assert!(!p.covers_namespace(&namespace("shop", Some(&[]))));
+    assert!(p.covers_namespace(&namespace("shop", None)), "a namespace that cannot be looked up is a match");
+    assert!(!p.covers_namespace(&namespace("legacy", Some(&[("env", "production")]))));
+    p.scope = Scope::Namespace("bank".into());
+    assert!(!p.covers_namespace(&namespace("shop", Some(&[("env", "production")]))));
+}

@@ -1,0 +1,149 @@
+//! How far a workload's rollout is, read from its status.
+
+use serde_json::Value;
+
+use super::workload::{Kind, Progress};
+
+/// How far the rollout of the present template is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rollout {
+    /// Everything runs the newest template and is available.
+    Complete,
+    /// It goes on.
+    Progressing,
+    /// The kind's own deadline was exceeded.
+    Stuck,
+    /// Nothing runs (no replicas, no node, no job so far): it proves nothing.
+    Idle,
+}
+
+/// What an object's own status cannot tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beyond {
+    /// Of a DaemonSet: on every Ready node where it belongs its pod is of the newest revision and Ready.
+    pub ready_on_ready_nodes: bool,
+    /// Of a CronJob: a Job of the present template succeeded.
+    pub job_succeeded: bool,
+}
+
+/// How far the rollout of an object is.
+pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    let observed = number("/status/observedGeneration") >= number("/metadata/generation");
+    let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let all = |counts: &[&str], expected| {
+        counts.iter().all(|count| number(&format!("/status/{count}")) == expected)
+    };
+    match kind.progress {
+        Progress::Deployment => {
+            if !observed {
+                Rollout::Progressing
+            } else if replicas == 0 {
+                Rollout::Idle
+            } else if all(&["updatedReplicas", "replicas", "availableReplicas"], replicas) {
+                Rollout::Complete
+            } else if deadline_exceeded(object) {
+                Rollout::Stuck
+            } else {
+                Rollout::Progressing
+            }
+        }
+        Progress::StatefulSet => {
+            if !observed {
+                Rollout::Progressing
+            } else if replicas == 0 {
+                Rollout::Idle
+            } else if all(&["updatedReplicas", "replicas", "readyReplicas"], replicas)
+                && number("/status/availableReplicas") >= replicas
+            {
+                Rollout::Complete
+            } else {
+                Rollout::Progressing
+            }
+        }
+        Progress::DaemonSet => {
+            let desired = number("/status/desiredNumberScheduled");
+            if !observed {
+                Rollout::Progressing
+            } else if desired == 0 {
+                Rollout::Idle
+            } else if all(&["updatedNumberScheduled", "numberReady", "numberAvailable"], desired)
+                || beyond.ready_on_ready_nodes
+            {
+                Rollout::Complete
+            } else {
+                Rollout::Progressing
+            }
+        }
+        // A CronJob waits for its schedule: until a Job succeeded it proves nothing, and it never fails by waiting.
+        Progress::CronJob => {
+            if beyond.job_succeeded {
+                Rollout::Complete
+            } else {
+                Rollout::Idle
+            }
+        }
+    }
+}
+
+fn deadline_exceeded(deployment: &Value) -> bool {
+    deployment.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten().any(
+        |condition| {
+            condition["type"] == "Progressing"
+                && condition["status"] == "False"
+                && condition["reason"] == "ProgressDeadlineExceeded"
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(kind: &str, object: &Value) -> Rollout {
+        let group = if kind == "CronJob" { "batch/v1" } else { "apps/v1" };
+        rollout(Kind::find(group, kind).unwrap(), object, Beyond::default())
+    }
+
+    /// A release counted as good too early would become a rollback target that does not work.
+    #[test]
+    fn complete_means_observed_updated_and_available() {
+        let good = json!({"metadata": {"generation": 2}, "spec": {"replicas": 2},
+            "status": {"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2, "readyReplicas": 2,
+                "desiredNumberScheduled": 2, "updatedNumberScheduled": 2, "numberReady": 2, "numberAvailable": 2}});
+        for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+            assert_eq!(of(kind, &good), Rollout::Complete, "{kind}");
+            let mut late = good.clone();
+            late["metadata"]["generation"] = json!(3);
+            assert_eq!(of(kind, &late), Rollout::Progressing, "{kind}");
+        }
+        for field in ["updatedReplicas", "availableReplicas"] {
+            let mut partial = good.clone();
+            partial["status"][field] = json!(1);
+            assert_eq!(of("Deployment", &partial), Rollout::Progressing, "{field}");
+            assert_eq!(of("StatefulSet", &partial), Rollout::Progressing, "{field}");
+        }
+        let mut partial = good.clone();
+        partial["status"]["numberReady"] = json!(1);
+        assert_eq!(of("DaemonSet", &partial), Rollout::Progressing);
+        let on_ready = Beyond { ready_on_ready_nodes: true, ..Beyond::default() };
+        assert_eq!(
+            rollout(Kind::find("apps/v1", "DaemonSet").unwrap(), &partial, on_ready),
+            Rollout::Complete
+        );
+        let mut none = good.clone();
+        none["spec"]["replicas"] = json!(0);
+        assert_eq!(of("Deployment", &none), Rollout::Idle);
+        assert_eq!(of("StatefulSet", &none), Rollout::Idle);
+    }
+
+    #[test]
+    fn a_deployment_past_its_deadline_is_stuck_and_a_cron_job_waits_without_end() {
+        let stuck = json!({"metadata": {"generation": 1}, "status": {"observedGeneration": 1,
+            "conditions": [{"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded"}]}});
+        assert_eq!(of("Deployment", &stuck), Rollout::Stuck);
+        assert_eq!(of("CronJob", &json!({})), Rollout::Idle);
+    }
+}
