@@ -1,7 +1,9 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
 pub mod drift;
+pub mod guard;
 pub mod image;
+pub mod inventory;
 pub mod ledger;
 pub mod manifest;
 pub mod ownership;

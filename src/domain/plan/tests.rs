@@ -8,10 +8,10 @@ use serde_json::json;
 use super::*;
 use crate::domain::{
     ledger::{
-        Ledger, Record, Scope,
+        Ledger,
         tests::{at, digest, record},
     },
-    policy::{Approval, Mode, Policy, Selector, tests::policy},
+    policy::{Mode, Policy, tests::policy},
     release::Outcome,
     rollout::Rollout,
     workload::{Kind, with_images},
@@ -789,7 +789,4 @@ fn what_no_policy_covers_is_ungoverned_and_has_no_history() {
     sim.policies[0].images = vec![crate::domain::pattern::Pattern::new("registry.example/**").unwrap()];
     let plan = sim.settle();
     assert_eq!((plan.state, plan.history), (State::Ungoverned, None));
-    let _ =
-        (Approval { from_root: true, from_namespace: true, max_age: None }, Scope::Root, Selector::default());
-    let _: Option<Record> = None;
 }

@@ -1,0 +1,138 @@
+//! What a source applied: the list from which it prunes.
+//!
+//! Kept compressed, and split so that each part fits an object in etcd (1.5 MiB) with room to spare, however many
+//! objects a source has. One line an object, sorted: neighbours are alike, so it compresses about ten times.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Read, Write},
+};
+
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+
+/// One object that a source applied.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectId {
+    /// `group/version`, as applied.
+    pub api_version: String,
+    /// The kind.
+    pub kind: String,
+    /// The namespace; empty for cluster-wide kinds.
+    pub namespace: String,
+    /// The name.
+    pub name: String,
+}
+
+impl ObjectId {
+    /// The group of the API version; empty for the core group.
+    pub fn group(&self) -> &str {
+        self.api_version.rsplit_once('/').map_or("", |(group, _)| group)
+    }
+
+    /// The same object in whatever version: group, kind, namespace, name.
+    pub fn identity(&self) -> (String, String, String, String) {
+        (self.group().to_owned(), self.kind.clone(), self.namespace.clone(), self.name.clone())
+    }
+}
+
+impl std::fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{} {}", self.kind, self.name)
+        } else {
+            write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// All objects that a source applied.
+pub type Inventory = BTreeSet<ObjectId>;
+
+/// The size of one part, compressed.
+const PART: usize = 700_000;
+/// What an inventory may grow to when it is read back.
+const MAX: u64 = 256 << 20;
+
+/// Why an inventory cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum InventoryError {
+    #[error("the stored inventory cannot be decompressed")]
+    Decompress(#[source] io::Error),
+    #[error("line {line} of the stored inventory has not the four fields apiVersion, kind, namespace, name")]
+    Line { line: usize },
+}
+
+/// The parts to store.
+pub fn encode(inventory: &Inventory) -> io::Result<Vec<Vec<u8>>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    for id in inventory {
+        writeln!(encoder, "{}\t{}\t{}\t{}", id.api_version, id.kind, id.namespace, id.name)?;
+    }
+    let bytes = encoder.finish()?;
+    Ok(bytes.chunks(PART).map(<[u8]>::to_vec).collect())
+}
+
+/// The inventory of stored parts, in their order.
+pub fn decode(parts: &[Vec<u8>]) -> Result<Inventory, InventoryError> {
+    let bytes: Vec<u8> = parts.concat();
+    if bytes.is_empty() {
+        return Ok(Inventory::new());
+    }
+    let mut text = String::new();
+    GzDecoder::new(bytes.as_slice())
+        .take(MAX)
+        .read_to_string(&mut text)
+        .map_err(InventoryError::Decompress)?;
+    text.lines()
+        .enumerate()
+        .map(|(index, line)| {
+            let mut fields = line.split('\t').map(str::to_owned);
+            let mut next = || fields.next().ok_or(InventoryError::Line { line: index + 1 });
+            Ok(ObjectId { api_version: next()?, kind: next()?, namespace: next()?, name: next()? })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn many(count: usize, name: impl Fn(usize) -> String) -> Inventory {
+        (0..count)
+            .map(|n| ObjectId {
+                api_version: "apps/v1".into(),
+                kind: "Deployment".into(),
+                namespace: format!("team-{}", n % 50),
+                name: name(n),
+            })
+            .collect()
+    }
+
+    /// etcd refuses requests above 1.5 MiB: an inventory that does not fit would stop every sync of a large source.
+    #[test]
+    fn twenty_thousand_entries_come_back_and_every_part_fits_etcd() {
+        // The worst names there are: long, and without anything in common.
+        let noise = |n: usize| {
+            let hash =
+                |salt: usize| hex::encode(<sha2::Sha256 as sha2::Digest>::digest(format!("{n}-{salt}")));
+            format!("{}{}{}", hash(1), hash(2), hash(3))
+        };
+        for (name, most) in [(&(|n: usize| format!("app-{n}")) as &dyn Fn(usize) -> String, 1), (&noise, 4)] {
+            let inventory = many(20_000, name);
+            let parts = encode(&inventory).unwrap();
+            assert!(parts.len() <= most, "{} parts", parts.len());
+            assert!(parts.iter().all(|part| part.len() * 4 / 3 < 1_000_000), "base64 of a part");
+            assert_eq!(decode(&parts).unwrap(), inventory);
+        }
+        assert_eq!(decode(&encode(&Inventory::new()).unwrap()).unwrap(), Inventory::new());
+    }
+
+    #[test]
+    fn a_broken_inventory_is_an_error_and_not_an_empty_one() {
+        let mut parts = encode(&many(1000, |n| format!("x{n}"))).unwrap();
+        parts[0].truncate(200);
+        assert!(decode(&parts).is_err());
+        assert!(decode(&[b"junk".to_vec()]).is_err());
+    }
+}
