@@ -1,5 +1,6 @@
 //! What is seen from outside: logs, metrics, probes.
 
+pub mod http;
 pub mod logs;
 pub mod metrics;
 
