@@ -3,3 +3,4 @@
 
 mod metrics;
 mod probes;
+mod tidy;
