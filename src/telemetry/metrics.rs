@@ -1,0 +1,312 @@
+//! Every metric of the product, and nothing about metrics anywhere else.
+//!
+//! Labels come only from the closed sets in `labels`, never from names of objects: the number of series is fixed. All of them
+//! are there from the start with the value 0, so that an alert on a rate sees the first event, and a typo in a dashboard
+//! is an absent series. The list in `docs/reference/metrics.md` is generated from here.
+//!
+//! Gauges over the fleet are set from a whole count each time, not moved up and down: a missed event cannot make them
+//! drift.
+
+mod labels;
+
+use std::{
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeMetric},
+    metrics::{
+        TypedMetric, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+pub use self::labels::{
+    Action, ActionOutcome, Controller, Kind, Mode, RollbackStage, SourceState, Stage, Standing, Suspendable,
+    SyncOutcome, WorkloadState, WriteOutcome,
+};
+
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// The metrics of one process. A clone is the same metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    rollbacks: Histograms<RollbackStage>,
+    actions: Family<(Action, ActionOutcome), Counter>,
+    workloads: Family<WorkloadState, Gauge>,
+    approvals: Family<Standing, Gauge>,
+    policies: Family<Mode, Gauge>,
+    suspended: Family<Suspendable, Gauge>,
+    paused: Gauge,
+    invalid_objects: Family<Kind, Gauge>,
+    sources: Family<SourceState, Gauge>,
+    source_syncs: Family<SyncOutcome, Counter>,
+    source_sync_durations: Histogram,
+    reconcile_durations: Histograms<Controller>,
+    reconcile_errors: Family<(Controller, Stage), Counter>,
+    queue_depth: Family<Controller, Gauge>,
+    history_records_pending: Gauge,
+    history_writes: Family<WriteOutcome, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All metrics, every series at 0.
+    pub fn new() -> Self {
+        let mut r = Registry::with_prefix("countersign");
+        r.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        Self(Arc::new(Inner {
+            rollbacks: histograms(
+                &mut r,
+                "rollback_duration",
+                "Time from the commit of a revocation until a workload that runs the image reached the stage",
+                RollbackStage::ALL,
+                rollback_histogram,
+            ),
+            actions: family(
+                &mut r,
+                "actions",
+                "Actions sent to the cluster, by what became of them",
+                &pairs(Action::ALL, ActionOutcome::ALL),
+            ),
+            workloads: family(
+                &mut r,
+                "workloads",
+                "Workloads, by what was found about them",
+                WorkloadState::ALL,
+            ),
+            approvals: family(&mut r, "approvals", "Approved images, by their standing", Standing::ALL),
+            policies: family(&mut r, "policies", "Policies, by their mode", Mode::ALL),
+            suspended: family(&mut r, "suspended", "Objects that are suspended", Suspendable::ALL),
+            paused: gauge(&mut r, "paused", "1 while all moves are paused on the root namespace, else 0"),
+            invalid_objects: family(
+                &mut r,
+                "invalid_objects",
+                "Objects that cannot be read and do not count",
+                Kind::ALL,
+            ),
+            sources: family(&mut r, "sources", "Git sources, by how they are doing", SourceState::ALL),
+            source_syncs: family(
+                &mut r,
+                "source_syncs",
+                "Syncs of git sources, by what became of them",
+                SyncOutcome::ALL,
+            ),
+            source_sync_durations: source_sync_histogram(&mut r),
+            reconcile_durations: histograms(
+                &mut r,
+                "reconcile_duration",
+                "Time of one round of a controller for one object",
+                Controller::ALL,
+                reconcile_histogram,
+            ),
+            reconcile_errors: family(
+                &mut r,
+                "reconcile_errors",
+                "Rounds that failed, by the step that failed",
+                &pairs(Controller::ALL, Stage::ALL),
+            ),
+            queue_depth: family(&mut r, "queue_depth", "Objects that wait for their round", Controller::ALL),
+            history_records_pending: gauge(
+                &mut r,
+                "history_records_pending",
+                "Records of what was done that are not written to their history yet",
+            ),
+            history_writes: family(
+                &mut r,
+                "history_writes",
+                "Writes of release histories, by what became of them",
+                WriteOutcome::ALL,
+            ),
+            registry: r,
+        }))
+    }
+
+    /// All of it as `OpenMetrics` text.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.0.registry).is_err() {
+            // Writing to a string does not fail; without its end mark the scraper would refuse the text.
+            tracing::error!("the metrics cannot be encoded");
+        }
+        text
+    }
+
+    /// A rollback reached `stage`, `since_commit` after the commit of the revocation.
+    pub fn rollback_reached(&self, stage: RollbackStage, since_commit: Duration) {
+        self.0.rollbacks.get_or_create(&stage).observe(since_commit.as_secs_f64());
+    }
+
+    /// An action came to its outcome.
+    pub fn action(&self, action: Action, outcome: ActionOutcome) {
+        self.0.actions.get_or_create(&(action, outcome)).inc();
+    }
+
+    /// There are `count` workloads in `state`.
+    pub fn set_workloads(&self, state: WorkloadState, count: usize) {
+        self.0.workloads.get_or_create(&state).set(whole(count));
+    }
+
+    /// There are `count` approved images of this standing.
+    pub fn set_approvals(&self, standing: Standing, count: usize) {
+        self.0.approvals.get_or_create(&standing).set(whole(count));
+    }
+
+    /// There are `count` policies in `mode`.
+    pub fn set_policies(&self, mode: Mode, count: usize) {
+        self.0.policies.get_or_create(&mode).set(whole(count));
+    }
+
+    /// `count` objects of the kind are suspended.
+    pub fn set_suspended(&self, kind: Suspendable, count: usize) {
+        self.0.suspended.get_or_create(&kind).set(whole(count));
+    }
+
+    /// Whether all moves are paused.
+    pub fn set_paused(&self, paused: bool) {
+        self.0.paused.set(i64::from(paused));
+    }
+
+    /// `count` objects of the kind cannot be read.
+    pub fn set_invalid_objects(&self, kind: Kind, count: usize) {
+        self.0.invalid_objects.get_or_create(&kind).set(whole(count));
+    }
+
+    /// There are `count` sources in `state`.
+    pub fn set_sources(&self, state: SourceState, count: usize) {
+        self.0.sources.get_or_create(&state).set(whole(count));
+    }
+
+    /// A sync of a source came to its outcome.
+    pub fn source_sync(&self, outcome: SyncOutcome) {
+        self.0.source_syncs.get_or_create(&outcome).inc();
+    }
+
+    /// Measures one sync of a source, until the timer is dropped.
+    pub fn time_source_sync(&self) -> Timer {
+        Timer::of(self.0.source_sync_durations.clone())
+    }
+
+    /// Measures one round of a controller, until the timer is dropped.
+    pub fn time_reconcile(&self, controller: Controller) -> Timer {
+        Timer::of(self.0.reconcile_durations.get_or_create_owned(&controller))
+    }
+
+    /// A round failed in this step.
+    pub fn reconcile_error(&self, controller: Controller, stage: Stage) {
+        self.0.reconcile_errors.get_or_create(&(controller, stage)).inc();
+    }
+
+    /// `count` objects wait for their round.
+    pub fn set_queue_depth(&self, controller: Controller, count: usize) {
+        self.0.queue_depth.get_or_create(&controller).set(whole(count));
+    }
+
+    /// `count` records are not written to their history yet.
+    pub fn set_history_records_pending(&self, count: usize) {
+        self.0.history_records_pending.set(whole(count));
+    }
+
+    /// A write of a history came to its outcome.
+    pub fn history_write(&self, outcome: WriteOutcome) {
+        self.0.history_writes.get_or_create(&outcome).inc();
+    }
+}
+
+/// Measures from its creation until it is dropped, on every way out of the measured code.
+#[derive(Debug)]
+#[must_use = "a timer measures until it is dropped"]
+pub struct Timer {
+    histogram: Histogram,
+    started: Instant,
+}
+
+impl Timer {
+    fn of(histogram: Histogram) -> Self {
+        Self { histogram, started: Instant::now() }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.histogram.observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// From a tenth of a second, because that is what one patch takes, to an hour, where somebody has long been called.
+fn rollback_histogram() -> Histogram {
+    Histogram::new([0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0])
+}
+
+/// A round is local work and a few calls: it should take milliseconds, and ends with the time-outs of the calls.
+fn reconcile_histogram() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+/// A sync without news is one call to a git server; a first clone of a large repository takes minutes.
+fn source_sync_histogram(registry: &mut Registry) -> Histogram {
+    let histogram = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0]);
+    let help = "Time of one sync of a git source";
+    registry.register_with_unit("source_sync_duration", help, Unit::Seconds, histogram.clone());
+    histogram
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
+}
+
+/// A family with all its series.
+fn family<L: Label, M: Value>(registry: &mut Registry, name: &str, help: &str, values: &[L]) -> Family<L, M> {
+    let family = Family::default();
+    for value in values {
+        family.get_or_create_owned(value);
+    }
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn histograms<L: Label>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: &[L],
+    new: fn() -> Histogram,
+) -> Histograms<L> {
+    let family = Histograms::new_with_constructor(new);
+    for value in values {
+        family.get_or_create_owned(value);
+    }
+    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+    family
+}
+
+/// What a family asks of its labels.
+trait Label: EncodeLabelSet + Clone + Eq + Hash + Debug + Send + Sync + 'static {}
+impl<L: EncodeLabelSet + Clone + Eq + Hash + Debug + Send + Sync + 'static> Label for L {}
+
+/// What a family asks of its metrics.
+trait Value: EncodeMetric + TypedMetric + Default + Clone + Debug + Send + Sync + 'static {}
+impl<M: EncodeMetric + TypedMetric + Default + Clone + Debug + Send + Sync + 'static> Value for M {}
+
+fn pairs<A: Copy, B: Copy>(left: &[A], right: &[B]) -> Vec<(A, B)> {
+    left.iter().flat_map(|a| right.iter().map(|b| (*a, *b))).collect()
+}
+
+/// A count as the value of a gauge.
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
