@@ -1,1 +1,3 @@
-//! Thin loops: observe, decide, act, record, report.
+//! Thin loops: observe, decide (in `domain`), act, record, report.
+
+pub mod queue;
