@@ -1,3 +1,7 @@
 //! The `countersign` binary.
 
-fn main() {}
+use clap::Parser;
+
+fn main() -> anyhow::Result<()> {
+    countersign::cli::run(countersign::cli::Cli::parse())
+}

@@ -1,1 +1,44 @@
 //! The Kubernetes kinds of the API group `countersign.dev`, version `v1alpha1`.
+//!
+//! Reading has two strengths. What the API server hands out is read tolerantly: a field that a newer version stored is
+//! passed over. What comes through git or the command line is read by [`read_strict`], which holds it against the very
+//! schema that [`crds`] installs and names the path of everything that is unknown, wrong or out of bounds.
+
+pub mod approved_image;
+pub mod condition;
+pub mod git_source;
+pub mod image_policy;
+pub mod release_history;
+mod schema;
+mod strict;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde::Serialize;
+
+pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
+pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
+pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
+pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};
+pub use strict::{Invalid, Problem, check_strict, check_update, read_strict};
+
+/// The API group of every kind.
+pub const GROUP: &str = "countersign.dev";
+/// The version that is served and stored.
+pub const VERSION: &str = "v1alpha1";
+
+/// The definitions of all kinds, by name: what `countersign crds` prints and `crds/` holds.
+pub fn crds() -> Vec<CustomResourceDefinition> {
+    [ApprovedImage::crd(), GitSource::crd(), ImagePolicy::crd(), ReleaseHistory::crd()]
+        .into_iter()
+        .map(schema::finish)
+        .collect()
+}
+
+/// Writes a value as YAML that Go reads back exactly.
+///
+/// # Errors
+/// When the value has no form in YAML, such as a map with keys that are not strings.
+pub fn to_yaml<T: Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
+    serde_saphyr::to_string(value)
+}

@@ -74,7 +74,8 @@ pub async fn run<T, F, Fut>(
     F: Fn(T) -> Fut,
     Fut: Future<Output = Next> + Send + 'static,
 {
-    let requests = stream::unfold(wishes.0, |mut wishes| async { wishes.recv().await.map(|wish| (wish, wishes)) });
+    let requests =
+        stream::unfold(wishes.0, |mut wishes| async { wishes.recv().await.map(|wish| (wish, wishes)) });
     let mut scheduler = Box::pin(scheduler(Box::pin(requests)));
     let mut running: BTreeSet<T> = BTreeSet::new();
     let mut failures: BTreeMap<T, u32> = BTreeMap::new();
@@ -170,10 +171,18 @@ mod tests {
                     assert!(at_once.fetch_add(1, Ordering::SeqCst) < 2, "concurrency");
                     tokio::time::sleep(Duration::from_millis(10)).await;
                     at_once.fetch_sub(1, Ordering::SeqCst);
-                    let times = { let mut seen = seen.lock(); let times = seen.entry(id).or_default(); *times += 1; *times };
+                    let times = {
+                        let mut seen = seen.lock();
+                        let times = seen.entry(id).or_default();
+                        *times += 1;
+                        *times
+                    };
                     match (id, times) {
                         // A wish during the look comes after it.
-                        (0, 1) => { queue.now(0); Next::Wait }
+                        (0, 1) => {
+                            queue.now(0);
+                            Next::Wait
+                        }
                         (1, 1 | 2) => Next::Retry,
                         (2, 1) => panic!("one look must not take the others with it"),
                         (3, 1) => Next::After(Duration::from_secs(5)),

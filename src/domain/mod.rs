@@ -1,6 +1,8 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
+pub mod condition;
 pub mod drift;
+pub mod duration;
 pub mod guard;
 pub mod image;
 pub mod inventory;
