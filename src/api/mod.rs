@@ -6,6 +6,7 @@
 
 pub mod approved_image;
 pub mod condition;
+pub mod convert;
 pub mod git_source;
 pub mod image_policy;
 pub mod release_history;
