@@ -1,0 +1,202 @@
+//! What the operator knows: filled by the watches and by the sources, read by the plans. Everything here can be lost: after a
+//! restart it is filled anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::{
+    api::{ApprovedImage, GitSource, ImagePolicy},
+    domain::{
+        image::{Digest, ImageRef, Repository},
+        inventory::Inventory,
+        ledger::{Ledger, RecordKey},
+        plan::{Live, Manifest, State as Found},
+        policy::{Namespace, Policy, Reason},
+        release::History,
+        workload::{ContainerId, WorkloadId},
+    },
+};
+
+/// Namespace and name of an object of ours.
+pub type Key = (String, String);
+
+/// A workload that a source says.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    /// The source.
+    pub source: Key,
+    /// What it says; `None` while the source cannot be read, or is suspended.
+    pub manifest: Option<Arc<Manifest>>,
+    /// Earlier versions in the source's git log; filled for workloads without a history.
+    pub earlier: Arc<Vec<Manifest>>,
+}
+
+/// A history, and how much of it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Tracked {
+    /// What is true.
+    pub history: History,
+    /// What the last plan said, for the conditions.
+    pub said: Said,
+    /// Since when it has not been stored.
+    pub dirty: Option<tokio::time::Instant>,
+    /// Whether the object exists.
+    pub exists: bool,
+    /// The conditions as stored.
+    pub conditions: Vec<crate::domain::condition::Recorded>,
+}
+
+/// What a plan said of its workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// What stands.
+    pub state: Option<Found>,
+    /// Why.
+    pub message: String,
+    /// What is missing.
+    pub missing: Vec<String>,
+}
+
+/// What was found out about a workload by its last plan.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What the plan said.
+    pub said: Said,
+    /// Whether there is a release to go back to.
+    pub fallback: bool,
+    /// The digests it runs.
+    pub runs: BTreeSet<Digest>,
+    /// Everything whose standing matters to it.
+    pub repositories: BTreeSet<Repository>,
+    /// The same, by digest.
+    pub digests: BTreeSet<Digest>,
+    /// What each policy that covers it has against it; an empty list: nothing.
+    pub by_policy: BTreeMap<Key, Vec<(ContainerId, String, Reason)>>,
+    /// The last problem with acting on it.
+    pub problem: Option<String>,
+}
+
+/// A namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Area {
+    /// Its name and labels.
+    pub namespace: Namespace,
+    /// It is being deleted.
+    pub ending: bool,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub struct State {
+    /// All approvals and revocations.
+    pub ledger: Ledger,
+    /// The approved images themselves.
+    pub approvals: BTreeMap<Key, Arc<ApprovedImage>>,
+    /// The policies that can be read.
+    pub policies: BTreeMap<Key, Policy>,
+    /// The policies themselves.
+    pub policy_objects: BTreeMap<Key, Arc<ImagePolicy>>,
+    /// The git sources.
+    pub sources: BTreeMap<Key, Arc<GitSource>>,
+    /// The namespaces.
+    pub namespaces: BTreeMap<String, Area>,
+    /// Why everything is paused, if it is.
+    pub paused: Option<String>,
+    /// What the sources say, by workload.
+    pub desired: BTreeMap<WorkloadId, Desired>,
+    /// What each source applied.
+    pub inventories: BTreeMap<Key, Inventory>,
+    /// The live workloads.
+    pub live: BTreeMap<WorkloadId, Live>,
+    /// Their histories.
+    pub histories: BTreeMap<WorkloadId, Tracked>,
+    /// Since when the rollout of an object's generation has been seen complete.
+    pub healthy: BTreeMap<WorkloadId, (String, i64, Timestamp)>,
+    /// What the last plans found.
+    pub findings: BTreeMap<WorkloadId, Finding>,
+    /// What was last told of each workload in events.
+    pub told: BTreeMap<WorkloadId, (Found, String)>,
+    /// When the revocation of a digest was committed.
+    pub revoked_at: BTreeMap<Digest, Timestamp>,
+    /// Objects of ours that cannot be read, and why.
+    pub invalid: BTreeMap<(&'static str, Key), String>,
+}
+
+/// The state behind a lock; held for look-ups and pure decisions only, never across an await.
+#[derive(Clone, Debug, Default)]
+pub struct Memory(Arc<RwLock<State>>);
+
+impl Memory {
+    /// To look something up.
+    pub fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.0.read()
+    }
+
+    /// To change something.
+    pub fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.0.write()
+    }
+}
+
+impl State {
+    /// A namespace as policies see it.
+    pub fn namespace(&self, name: &str) -> Namespace {
+        let unknown = || Namespace { name: name.to_owned(), labels: None };
+        self.namespaces.get(name).map_or_else(unknown, |area| area.namespace.clone())
+    }
+
+    /// The policies that cover a namespace. The root namespace and kube-system are never governed.
+    pub fn policies_for(&self, namespace: &str, root: &str) -> Vec<&Policy> {
+        if namespace == root || namespace == "kube-system" {
+            return Vec::new();
+        }
+        let namespace = self.namespace(namespace);
+        self.policies.values().filter(|policy| policy.covers_namespace(&namespace)).collect()
+    }
+
+    /// Every workload there is something to decide about.
+    pub fn workloads(&self) -> BTreeSet<WorkloadId> {
+        self.live.keys().chain(self.desired.keys()).chain(self.histories.keys()).cloned().collect()
+    }
+
+    /// The workloads to which these repositories or digests matter.
+    pub fn touched(
+        &self,
+        repositories: &BTreeSet<Repository>,
+        digests: &BTreeSet<Digest>,
+    ) -> Vec<WorkloadId> {
+        self.findings
+            .iter()
+            .filter(|(_, finding)| {
+                !finding.repositories.is_disjoint(repositories) || !finding.digests.is_disjoint(digests)
+            })
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+
+    /// Which source applied an object.
+    pub fn owner(&self, id: &crate::domain::inventory::ObjectId) -> Option<&Key> {
+        self.inventories.iter().find(|(_, inventory)| inventory.contains(id)).map(|(key, _)| key)
+    }
+
+    /// Whether a record is in force for nobody any more because its namespace ends.
+    pub fn ends(&self, key: &RecordKey) -> bool {
+        self.namespaces.get(&key.namespace).is_some_and(|area| area.ending)
+    }
+}
+
+/// The repositories and digests that texts name.
+pub fn named<'a>(texts: impl IntoIterator<Item = &'a str>) -> (BTreeSet<Repository>, BTreeSet<Digest>) {
+    let mut repositories = BTreeSet::new();
+    let mut digests = BTreeSet::new();
+    for reference in texts.into_iter().filter_map(|text| text.parse::<ImageRef>().ok()) {
+        repositories.insert(reference.repository);
+        digests.extend(reference.digest);
+    }
+    (repositories, digests)
+}

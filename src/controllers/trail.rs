@@ -1,0 +1,293 @@
+//! What trails behind the actions: histories and events. Act first, record after: while workloads are being changed nothing
+//! here competes with them for the API server, and a crash in between loses nothing that the next plan would not find.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use parking_lot::Mutex;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Ctx, Shared,
+    memory::{Said, Tracked},
+    now,
+};
+use crate::{
+    adapters::cluster::Error,
+    api::{
+        ReleaseHistory, ReleaseHistoryStatus,
+        condition::to_api,
+        convert::cut,
+        release_history::{ReleaseHistorySpec, WorkloadRef},
+    },
+    domain::{
+        condition::{Condition, READY, RECONCILING, Status, merge},
+        ownership::MANAGER,
+        plan::State as Found,
+        release::Outcome,
+        workload::WorkloadId,
+    },
+    telemetry::metrics::WriteOutcome,
+};
+
+/// Nothing is written before the actions have been silent for this long…
+const CALM: Duration = Duration::from_millis(150);
+/// …but a record waits no longer than this.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many writes are under way at once.
+const CONCURRENCY: usize = 16;
+
+/// Where controllers leave what is to be written.
+#[derive(Clone, Default)]
+pub struct Trail(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    acting: AtomicUsize,
+    last_act: Mutex<Option<Instant>>,
+    events: Mutex<Vec<(ObjectReference, Event)>>,
+    wake: Notify,
+}
+
+/// While it lives, an action is under way.
+pub struct Acting(Trail);
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        *self.0.0.last_act.lock() = Some(Instant::now());
+        self.0.0.acting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Trail {
+    /// An action begins.
+    pub fn acting(&self) -> Acting {
+        self.0.acting.fetch_add(1, Ordering::SeqCst);
+        Acting(self.clone())
+    }
+
+    /// There is something to write.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// An event about an object.
+    pub fn event(&self, about: ObjectReference, type_: EventType, reason: &str, action: &str, note: &str) {
+        let event = Event {
+            type_,
+            reason: reason.to_owned(),
+            note: Some(cut(note, 1000)),
+            action: action.to_owned(),
+            secondary: None,
+        };
+        self.0.events.lock().push((about, event));
+        self.wake();
+    }
+
+    fn is_calm(&self) -> bool {
+        let silent = self.0.last_act.lock().is_none_or(|last| last.elapsed() >= CALM);
+        silent && self.0.acting.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Writes what is left in the trail until the token is cancelled, and then what is left.
+pub async fn run(ctx: Shared, stop: CancellationToken) {
+    let reporter = Reporter { controller: "countersign".to_owned(), instance: None };
+    let recorder = Recorder::new(ctx.cluster.client(), reporter);
+    loop {
+        let stopping = tokio::select! {
+            () = stop.cancelled() => true,
+            () = ctx.trail.0.wake.notified() => false,
+        };
+        let began = Instant::now();
+        while !stopping && !ctx.trail.is_calm() && began.elapsed() < PATIENCE {
+            tokio::time::sleep(CALM / 3).await;
+        }
+        flush(&ctx, &recorder).await;
+        if stopping {
+            return;
+        }
+    }
+}
+
+async fn flush(ctx: &Shared, recorder: &Recorder) {
+    let dirty: Vec<WorkloadId> = {
+        let memory = ctx.memory.read();
+        memory
+            .histories
+            .iter()
+            .filter(|(_, tracked)| tracked.dirty.is_some())
+            .map(|(id, _)| id.clone())
+            .collect()
+    };
+    ctx.metrics.set_history_records_pending(dirty.len());
+    stream::iter(dirty)
+        .for_each_concurrent(CONCURRENCY, |id| async move {
+            if let Err(error) = record(ctx, &id).await {
+                tracing::warn!(workload = %id, error = %error.explain(), "its history cannot be written and is tried again");
+                ctx.workloads.after(id, Duration::from_secs(5));
+            }
+        })
+        .await;
+    ctx.metrics.set_history_records_pending(0);
+    let events = std::mem::take(&mut *ctx.trail.0.events.lock());
+    stream::iter(events)
+        .for_each_concurrent(CONCURRENCY, |(about, event)| async move {
+            if let Err(error) = recorder.publish(&event, &about).await {
+                tracing::warn!(%error, reason = event.reason, "an event cannot be written");
+            }
+        })
+        .await;
+}
+
+/// Writes the history of a workload as it is now, if it is not stored like that.
+pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
+    let Some(tracked) =
+        ctx.memory.read().histories.get(id).filter(|tracked| tracked.dirty.is_some()).cloned()
+    else {
+        return Ok(());
+    };
+    let outcome = write(ctx, id, &tracked).await;
+    let counted = if outcome.is_ok() { WriteOutcome::Done } else { WriteOutcome::Failed };
+    ctx.metrics.history_write(counted);
+    let conditions = outcome?;
+    if let Some(now) = ctx.memory.write().histories.get_mut(id) {
+        now.exists = true;
+        now.conditions = conditions;
+        // What changed while it was written is still to be written.
+        if now.history == tracked.history && now.said == tracked.said {
+            now.dirty = None;
+        }
+    }
+    Ok(())
+}
+
+async fn write(
+    ctx: &Ctx,
+    id: &WorkloadId,
+    tracked: &Tracked,
+) -> Result<Vec<crate::domain::condition::Recorded>, Error> {
+    let name = history_name(id);
+    if !tracked.exists {
+        let spec = ReleaseHistorySpec {
+            workload_ref: WorkloadRef {
+                api_version: id.kind.api_version(),
+                kind: id.kind.kind.to_owned(),
+                namespace: id.namespace.clone(),
+                name: id.name.clone(),
+            },
+        };
+        let object = json!({
+            "apiVersion": "countersign.dev/v1alpha1", "kind": "ReleaseHistory",
+            "metadata": {"name": name, "namespace": ctx.root}, "spec": spec,
+        });
+        ctx.cluster.apply(&object, MANAGER).await?;
+    }
+    let merged = merge(&tracked.conditions, &conditions(tracked), 1, now());
+    let mut status = ReleaseHistoryStatus::of(&tracked.history);
+    status.observed_generation = Some(1);
+    status.conditions = merged.conditions.iter().map(to_api).collect();
+    ctx.cluster.report::<ReleaseHistory, _>(&ctx.root, &name, &status).await?;
+    Ok(merged.conditions)
+}
+
+/// What `kubectl get releasehistories` says.
+fn conditions(tracked: &Tracked) -> Vec<Condition> {
+    let Said { state, message, missing } = &tracked.said;
+    let proof = tracked.history.present().map_or("", |release| match release.outcome {
+        Outcome::Good => "; good",
+        Outcome::Failed => "; its rollout failed",
+        Outcome::Unproven => "; not yet proven",
+    });
+    let (status, reason) = match state {
+        Some(Found::Permitted | Found::Ungoverned) => (Status::True, "Permitted"),
+        Some(Found::Held) => (Status::False, "Held"),
+        Some(Found::NotPermitted) => (Status::False, "NotPermitted"),
+        Some(Found::NoSafeRelease) => (Status::False, "NoSafeRelease"),
+        Some(Found::NotCreated) => (Status::False, "NotCreated"),
+        Some(Found::Gone) => (Status::False, "WorkloadGone"),
+        None => (Status::Unknown, "NotYetLooked"),
+    };
+    let shown = cut(&format!("{message}{proof}"), 2000);
+    let mut said = vec![Condition::new(READY, status, reason, shown)];
+    let unproven = tracked.history.present().is_some_and(|release| release.outcome == Outcome::Unproven);
+    let moving = tracked
+        .history
+        .rollbacks
+        .last()
+        .is_some_and(|last| last.outcome == crate::domain::release::RollbackOutcome::InProgress);
+    if unproven && moving {
+        said.push(Condition::new(RECONCILING, Status::True, "RollingBack", "the rollback is under way"));
+    }
+    if !missing.is_empty() {
+        said.push(Condition::new("Permitted", Status::False, reason, cut(&missing.join("\n"), 8000)));
+    }
+    if matches!(state, Some(Found::NoSafeRelease)) {
+        said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
+    }
+    said
+}
+
+/// The name of a workload's history: namespace, kind and name, truncated, with a hash of the whole.
+pub fn history_name(id: &WorkloadId) -> String {
+    let whole = format!("{}/{}/{}/{}", id.kind.group, id.kind.kind, id.namespace, id.name);
+    let hash = hex::encode(Sha256::digest(&whole));
+    let readable = format!("{}-{}-{}", id.namespace, id.kind.kind.to_ascii_lowercase(), id.name);
+    let short: String = readable.chars().take(200).collect();
+    format!("{}-{}", short.trim_end_matches(['-', '.']), &hash[..10])
+}
+
+/// The workload as events refer to it.
+pub fn reference(id: &WorkloadId, uid: Option<&str>) -> ObjectReference {
+    ObjectReference {
+        api_version: Some(id.kind.api_version()),
+        kind: Some(id.kind.kind.to_owned()),
+        namespace: Some(id.namespace.clone()),
+        name: Some(id.name.clone()),
+        uid: uid.map(str::to_owned),
+        ..ObjectReference::default()
+    }
+}
+
+/// Histories that are stored, by workload, from what the watch saw.
+pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked, Vec<String>)> {
+    let at = &object.spec.workload_ref;
+    let kind = crate::domain::workload::Kind::find(&at.api_version, &at.kind)?;
+    let id = WorkloadId { kind, namespace: at.namespace.clone(), name: at.name.clone() };
+    let status = object.status.clone().unwrap_or_default();
+    let (history, unreadable) = status.history();
+    let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
+    Some((id, Tracked { history, conditions, exists: true, ..Tracked::default() }, unreadable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::workload::Kind;
+
+    /// Names of namespaces and workloads can be longer together than a name may be.
+    #[test]
+    fn names_of_histories_are_valid_and_distinct() {
+        let id = |name: &str| WorkloadId {
+            kind: Kind::find("apps/v1", "StatefulSet").unwrap(),
+            namespace: "n".repeat(63),
+            name: name.to_owned(),
+        };
+        let (a, b) =
+            (history_name(&id(&format!("{}a", "x".repeat(252)))), history_name(&id(&"x".repeat(253))));
+        assert_ne!(a, b);
+        assert!(a.len() <= 253, "{}", a.len());
+        assert!(history_name(&id("cart")).contains("-statefulset-cart-"));
+    }
+}

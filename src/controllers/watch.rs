@@ -1,0 +1,78 @@
+//! Watches that fill the memory.
+
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+
+use futures::{StreamExt, pin_mut};
+use kube::{
+    Api, ResourceExt,
+    runtime::{
+        WatchStreamExt,
+        watcher::{self, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use super::memory::Key;
+use crate::telemetry::http::PartHandle;
+
+/// How long one watch request lasts before it is made anew. kube's default is 290 s, and a connection that died in silence
+/// is only noticed then.
+const WATCH_SECONDS: u32 = 60;
+
+/// A change that a watch saw.
+#[derive(Clone, Debug)]
+pub enum Seen<K> {
+    /// An object is there, as it is now.
+    There(K),
+    /// An object is gone.
+    Gone(Key),
+}
+
+/// Watches until the token is cancelled; the part becomes ready with the first complete list. What vanished while the watch
+/// was broken comes as [`Seen::Gone`] too.
+pub async fn watch<K>(api: Api<K>, loaded: PartHandle, stop: CancellationToken, mut see: impl FnMut(Seen<K>))
+where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(500);
+    let events = watcher(api, config).default_backoff();
+    pin_mut!(events);
+    let mut known: BTreeSet<Key> = BTreeSet::new();
+    let mut listed: BTreeSet<Key> = BTreeSet::new();
+    let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
+    loop {
+        let event = tokio::select! {
+            () = stop.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            None => return,
+            Some(Ok(Event::Init)) => listed.clear(),
+            Some(Ok(Event::InitApply(object))) => {
+                listed.insert(key(&object));
+                see(Seen::There(object));
+            }
+            Some(Ok(Event::InitDone)) => {
+                for gone in known.difference(&listed) {
+                    see(Seen::Gone(gone.clone()));
+                }
+                known.clone_from(&listed);
+                loaded.ready();
+            }
+            Some(Ok(Event::Apply(object))) => {
+                known.insert(key(&object));
+                see(Seen::There(object));
+            }
+            Some(Ok(Event::Delete(object))) => {
+                known.remove(&key(&object));
+                see(Seen::Gone(key(&object)));
+            }
+            Some(Err(error)) => {
+                let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
+                tracing::warn!(kind, %error, "a watch failed and is made anew");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! One workload: observe, plan, act; what follows is left to the trail.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::runtime::events::EventType;
+use serde_json::Value;
+
+use super::{
+    Ctx, Shared,
+    memory::{Finding, Said, State, named},
+    now,
+    queue::Next,
+    since,
+    trail::{self, reference},
+    until,
+};
+use crate::{
+    adapters::cluster::{Done, Error, id_of, live},
+    domain::{
+        drift::Applied,
+        inventory::ObjectId,
+        plan::{Action, Change, Plan, State as Found, Step, Wanted, World, plan},
+        policy::Judge,
+        release::{History, Outcome, RollbackOutcome},
+        rollout::Rollout,
+        workload::{Images, Progress, WorkloadId, images, named_config},
+    },
+    telemetry::metrics::{Action as ActionLabel, ActionOutcome, Controller, RollbackStage, Stage},
+};
+
+mod beyond;
+
+/// A workload that is gone keeps its history for this long.
+const KEPT: Duration = Duration::from_hours(24 * 30);
+
+/// Looks at one workload.
+pub async fn look(ctx: Shared, id: WorkloadId) -> Next {
+    let _timer = ctx.metrics.time_reconcile(Controller::Workload);
+    match reconcile(&ctx, &id).await {
+        Ok(next) => next,
+        Err((stage, error)) => {
+            ctx.metrics.reconcile_error(Controller::Workload, stage);
+            let problem = error.explain();
+            tracing::warn!(workload = %id, stage = stage.as_str(), error = %problem, "a look at a workload failed");
+            if let Some(finding) = ctx.memory.write().findings.get_mut(&id) {
+                finding.problem = Some(problem);
+            }
+            Next::Retry
+        }
+    }
+}
+
+async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
+    let now = now();
+    let observe = |error| (Stage::Observe, error);
+    beyond::look(ctx, id).await.map_err(observe)?;
+    note_health(ctx, id, now);
+    let missing = missing_config(ctx, id).await.map_err(observe)?;
+    let before = history(&ctx.memory.read(), id);
+    let plan = decide(ctx, id, &missing, now);
+    if plan.record_first {
+        remember(ctx, id, &plan, None);
+        trail::record(ctx, id).await.map_err(|error| (Stage::Record, error))?;
+        return Ok(Next::After(Duration::ZERO));
+    }
+    let Some(action) = &plan.action else {
+        remember(ctx, id, &plan, None);
+        tell(ctx, id, &before, &plan);
+        return Ok(recheck(ctx, id, &plan, now));
+    };
+    if action.step == Step::Pin {
+        if let Err(wait) = ctx.pacer.turn() {
+            return Ok(Next::After(wait));
+        }
+    }
+    let acting = ctx.trail.acting();
+    let outcome = ctx.cluster.act(id, action).await;
+    drop(acting);
+    match outcome {
+        Ok(Done::Applied(stored)) => {
+            ctx.metrics.action(label(action.step), ActionOutcome::Done);
+            tracing::info!(workload = %id, action = ?action.step, message = %plan.message, "changed");
+            let uid = applied(ctx, id, action, *stored);
+            remember(ctx, id, &plan, uid.as_deref());
+            announce(ctx, id, action.step, &plan, uid.as_deref());
+            tell(ctx, id, &before, &plan);
+            Ok(recheck(ctx, id, &plan, now))
+        }
+        Ok(Done::Stale) => {
+            ctx.metrics.action(label(action.step), ActionOutcome::Stale);
+            tracing::debug!(workload = %id, action = ?action.step, "the world moved on; planned again");
+            Ok(Next::After(Duration::from_millis(200)))
+        }
+        Err(error) => {
+            ctx.metrics.action(label(action.step), ActionOutcome::Failed);
+            Err((Stage::Act, error))
+        }
+    }
+}
+
+/// Makes the plan from what is known now, and keeps what it found.
+fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>, now: Timestamp) -> Plan {
+    let (plan, finding) = {
+        let memory = ctx.memory.read();
+        let policies = memory.policies_for(&id.namespace, &ctx.root);
+        let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
+        let history = history(&memory, id);
+        let desired = memory.desired.get(id);
+        let wanted = match desired {
+            Some(desired) => desired.manifest.as_deref().map_or(Wanted::GitAway, Wanted::Git),
+            None => Wanted::Elsewhere,
+        };
+        let world = World {
+            id,
+            live: memory.live.get(id),
+            wanted,
+            history: &history,
+            judge,
+            missing,
+            earlier: desired.map_or(&[], |desired| desired.earlier.as_slice()),
+            healthy_since: memory.healthy.get(id).map(|(_, _, since)| *since),
+            paused: memory.paused.as_deref(),
+        };
+        let plan = plan(&world);
+        let finding = find(&world, &plan);
+        (plan, finding)
+    };
+    ctx.memory.write().findings.insert(id.clone(), finding);
+    plan
+}
+
+/// What the reports need of a plan, so that they need not judge again.
+fn find(world: &World<'_>, plan: &Plan) -> Finding {
+    let kind = world.id.kind;
+    let live: Images =
+        world.live.and_then(|live| kind.template_of(&live.object)).map(images).unwrap_or_default();
+    let wanted: Images = match world.wanted {
+        Wanted::Git(manifest) => kind.template_of(&manifest.object).map(images).unwrap_or_default(),
+        Wanted::GitAway | Wanted::Elsewhere => live.clone(),
+    };
+    let history = plan.history.as_ref().unwrap_or(world.history);
+    let releases = [history.present(), history.held()].into_iter().flatten();
+    let known: Vec<String> = releases.flat_map(|release| release.images().into_values()).collect();
+    let rejected = history.hold.iter().flat_map(|hold| &hold.rejected);
+    let rejected: Vec<String> = rejected.clone().map(|rejected| rejected.reference.clone()).collect();
+    let all = live.values().chain(wanted.values()).chain(&known).chain(&rejected).map(String::as_str);
+    let (repositories, mut digests) = named(all);
+    digests.extend(
+        history.hold.iter().flat_map(|hold| &hold.rejected).filter_map(|rejected| rejected.digest.clone()),
+    );
+    let by_policy: BTreeMap<_, _> = world
+        .judge
+        .policies
+        .iter()
+        .filter(|policy| {
+            let one = Judge { policies: std::slice::from_ref(policy), ..world.judge };
+            one.governs(wanted.values().map(String::as_str))
+        })
+        .map(|policy| {
+            let against = wanted.iter().flat_map(|(container, image)| {
+                let judged = world.judge.reported(image, &policy.key);
+                judged
+                    .against
+                    .into_iter()
+                    .map(|(_, reason)| (container.clone(), image.clone(), reason))
+                    .collect::<Vec<_>>()
+            });
+            (policy.key.clone(), against.collect::<Vec<_>>())
+        })
+        .collect();
+    let runs = history.present().map(|release| release.images()).unwrap_or(live);
+    Finding {
+        said: Said { state: Some(plan.state), message: plan.message.clone(), missing: plan.missing.clone() },
+        fallback: plan.fallback,
+        runs: named(runs.values().map(String::as_str)).1,
+        repositories,
+        digests,
+        by_policy,
+        problem: None,
+    }
+}
+
+/// Keeps the object that an action left; answers with its UID.
+fn applied(ctx: &Ctx, id: &WorkloadId, action: &Action, stored: Value) -> Option<String> {
+    let memory = match &action.change {
+        Change::Apply { object, .. } => Some(Applied::new(object, &stored)),
+        Change::Images(_) | Change::Template(_) | Change::DropEntry => None,
+    };
+    let seen = live(id.kind, stored)?;
+    let uid = seen.live.uid.clone();
+    keep_live(&mut ctx.memory.write(), seen.id, crate::domain::plan::Live { applied: memory, ..seen.live });
+    Some(uid)
+}
+
+/// Keeps a live object, unless a newer one of it is known.
+pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: crate::domain::plan::Live) {
+    let version = |live: &crate::domain::plan::Live| live.resource_version.parse::<u64>().unwrap_or(0);
+    if let Some(known) = memory.live.get(&id).filter(|known| known.uid == live.uid) {
+        if version(known) > version(&live) {
+            return;
+        }
+        live.applied = live.applied.or_else(|| known.applied.clone());
+    }
+    memory.live.insert(id, live);
+}
+
+fn history(memory: &State, id: &WorkloadId) -> History {
+    memory.histories.get(id).map(|tracked| tracked.history.clone()).unwrap_or_default()
+}
+
+/// Takes the plan's history for true; the trail stores it.
+fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
+    let Some(mut history) = plan.history.clone() else { return };
+    if let Some(uid) = uid {
+        history.uid = Some(uid.to_owned());
+        history.gone_since = None;
+    }
+    let said = Said { state: Some(plan.state), message: plan.message.clone(), missing: plan.missing.clone() };
+    let mut memory = ctx.memory.write();
+    let tracked = memory.histories.entry(id.clone()).or_default();
+    if tracked.history == history && tracked.said == said && tracked.exists {
+        return;
+    }
+    let news = tracked.history != history || tracked.said != said || !tracked.exists;
+    tracked.history = history;
+    tracked.said = said;
+    if news {
+        tracked.dirty.get_or_insert_with(tokio::time::Instant::now);
+        ctx.trail.wake();
+    }
+}
+
+/// Since when the rollout of the present generation has been complete, as far as this process saw it.
+fn note_health(ctx: &Ctx, id: &WorkloadId, now: Timestamp) {
+    let mut memory = ctx.memory.write();
+    let seen = memory.live.get(id).map(|live| {
+        let generation = live.object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        (live.rollout, live.uid.clone(), generation)
+    });
+    match seen {
+        Some((Rollout::Complete, uid, generation)) => {
+            let same = |(known, at, _): &(String, i64, Timestamp)| *known == uid && *at == generation;
+            if !memory.healthy.get(id).is_some_and(same) {
+                memory.healthy.insert(id.clone(), (uid, generation, now));
+            }
+        }
+        Some(_) | None => {
+            memory.healthy.remove(id);
+        }
+    }
+}
+
+/// Which ConfigMaps and Secrets that releases name do not exist; only asked when a rollback is near.
+async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> Result<BTreeSet<(&'static str, String)>, Error> {
+    let named: BTreeSet<(&'static str, String)> = {
+        let memory = ctx.memory.read();
+        let Some(tracked) = memory.histories.get(id).filter(|_| memory.desired.contains_key(id)) else {
+            return Ok(BTreeSet::new());
+        };
+        let revoked = |release: &crate::domain::release::Release| {
+            release.images.values().any(|own| {
+                own.digest().is_some_and(|digest| memory.ledger.revocation(&digest, &id.namespace).is_some())
+            })
+        };
+        let near = [tracked.history.present(), tracked.history.held()].into_iter().flatten().any(revoked);
+        let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_ref());
+        if near { templates.flat_map(named_config).collect() } else { BTreeSet::new() }
+    };
+    let mut missing = BTreeSet::new();
+    for (kind, name) in named {
+        let object = ObjectId {
+            api_version: "v1".to_owned(),
+            kind: kind.to_owned(),
+            namespace: id.namespace.clone(),
+            name: name.clone(),
+        };
+        if !ctx.cluster.exists(&object).await? {
+            missing.insert((kind, name));
+        }
+    }
+    Ok(missing)
+}
+
+fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
+    let gone = plan.history.as_ref().and_then(|history| history.gone_since);
+    if let Some(gone) = gone.filter(|_| !ctx.memory.read().desired.contains_key(id)) {
+        let end = gone.checked_add(KEPT).unwrap_or(Timestamp::MAX);
+        if end <= now {
+            forget(ctx, id);
+            return Next::Wait;
+        }
+    }
+    let proving = plan.history.as_ref().and_then(History::present).is_some_and(|present| {
+        present.outcome == Outcome::Unproven && id.kind.progress == Progress::DaemonSet
+    });
+    let again = plan.recheck.map(until);
+    let polled = proving.then_some(Duration::from_secs(15));
+    match [again, polled].into_iter().flatten().min() {
+        Some(delay) => Next::After(delay.min(Duration::from_hours(1))),
+        None => Next::Wait,
+    }
+}
+
+/// The history of a workload that is long gone goes.
+fn forget(ctx: &Ctx, id: &WorkloadId) {
+    let object = serde_json::json!({
+        "apiVersion": "countersign.dev/v1alpha1", "kind": "ReleaseHistory",
+        "metadata": {"name": trail::history_name(id), "namespace": ctx.root},
+    });
+    {
+        let mut memory = ctx.memory.write();
+        memory.histories.remove(id);
+        memory.findings.remove(id);
+    }
+    let cluster = ctx.cluster.clone();
+    tokio::spawn(async move {
+        let id = id_of(&object);
+        let uid = cluster.get(&id).await.ok().flatten();
+        let uid = uid.as_ref().and_then(|found| found.pointer("/metadata/uid")).and_then(Value::as_str);
+        if let Some(uid) = uid {
+            if let Err(error) = cluster.delete(&id, uid).await {
+                tracing::warn!(%id, error = %error.explain(), "an old history cannot be deleted");
+            }
+        }
+    });
+}
+
+/// Events and metrics of an action that was done.
+fn announce(ctx: &Ctx, id: &WorkloadId, step: Step, plan: &Plan, uid: Option<&str>) {
+    let (type_, reason) = match step {
+        Step::Create => (EventType::Normal, "Created"),
+        Step::Forward => (EventType::Normal, "Forward"),
+        Step::Pin => (EventType::Normal, "Pinned"),
+        Step::RollBack => (EventType::Warning, "RolledBack"),
+        Step::Hold => (EventType::Warning, "HoldPutBack"),
+        Step::Keep => (EventType::Normal, "Kept"),
+        Step::Release => (EventType::Normal, "HoldEnded"),
+    };
+    ctx.trail.event(reference(id, uid), type_, reason, reason, &plan.message);
+    if step == Step::RollBack {
+        reached(ctx, plan.history.as_ref(), &[RollbackStage::Planned, RollbackStage::Patched]);
+    }
+}
+
+/// Tells what changed besides the action.
+fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
+    let Some(after) = &plan.history else { return };
+    let completed = |history: &History| {
+        history.rollbacks.last().is_some_and(|rollback| rollback.outcome == RollbackOutcome::Completed)
+    };
+    if completed(after) && !completed(before) {
+        reached(ctx, Some(after), &[RollbackStage::Completed]);
+        let uid = after.uid.as_deref();
+        ctx.trail.event(
+            reference(id, uid),
+            EventType::Normal,
+            "RollbackCompleted",
+            "RollBack",
+            &plan.message,
+        );
+    }
+    let news = {
+        let mut memory = ctx.memory.write();
+        let told = memory.told.insert(id.clone(), (plan.state, plan.message.clone()));
+        told.is_none_or(|told| told != (plan.state, plan.message.clone()))
+    };
+    let reason = match plan.state {
+        Found::NotPermitted => "NotPermitted",
+        Found::NoSafeRelease => "NoSafeRelease",
+        Found::NotCreated => "NotCreated",
+        Found::Permitted | Found::Held | Found::Ungoverned | Found::Gone => return,
+    };
+    if news {
+        let uid = after.uid.as_deref();
+        let note = if plan.missing.is_empty() { plan.message.clone() } else { plan.missing.join("; ") };
+        ctx.trail.event(reference(id, uid), EventType::Warning, reason, "Judge", &note);
+        tracing::info!(workload = %id, state = reason, message = %note, "not permitted");
+    }
+}
+
+/// Observes how long after the revocation's commit a stage was reached.
+fn reached(ctx: &Ctx, history: Option<&History>, stages: &[RollbackStage]) {
+    let memory = ctx.memory.read();
+    let rejected = history.and_then(|history| history.hold.as_ref()).map(|hold| &hold.rejected);
+    let committed = rejected
+        .into_iter()
+        .flatten()
+        .filter_map(|rejected| memory.revoked_at.get(rejected.digest.as_ref()?))
+        .max();
+    if let Some(committed) = committed {
+        for stage in stages {
+            ctx.metrics.rollback_reached(*stage, since(*committed));
+        }
+    }
+}
+
+fn label(step: Step) -> ActionLabel {
+    match step {
+        Step::Create => ActionLabel::Create,
+        Step::Forward => ActionLabel::Apply,
+        Step::Pin => ActionLabel::Pin,
+        Step::RollBack => ActionLabel::Rollback,
+        Step::Hold => ActionLabel::Hold,
+        Step::Keep => ActionLabel::PutBack,
+        Step::Release => ActionLabel::EndHold,
+    }
+}
