@@ -100,6 +100,14 @@ fn what_we_write_reads_back_in_go() {
 
 #[test]
 fn objects_of_the_fixtures_are_found() {
-    let file = b"kind: List\napiVersion: v1\nitems: []\n";
-    assert!(parse("list.yaml", file, &Limits::default()).errors.is_empty());
+    let objects: usize = fixtures()
+        .iter()
+        .filter(|(name, _)| name.starts_with("good"))
+        .map(|(name, file)| {
+            let parsed = parse(name, file, &Limits::default());
+            assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+            parsed.objects.len()
+        })
+        .sum();
+    assert_eq!(objects, 14);
 }

@@ -13,7 +13,7 @@ use super::{
 /// Expands a document.
 pub(super) fn decode(tree: &Tree<'_>, limits: &Limits) -> Result<Value, Problem> {
     // Go counts the document as a node.
-    let mut decoder = Decoder { tree, limits, count: 1, aliased: 0, aliases: 0, inside_alias: 0 };
+    let mut decoder = Decoder { tree, limits, count: 1, aliased: 0, aliases: 0, inside_alias: 0, text: 0 };
     decoder.value(tree.root, 0)
 }
 
@@ -26,6 +26,8 @@ struct Decoder<'t, 'a> {
     aliased: usize,
     aliases: usize,
     inside_alias: usize,
+    /// Bytes of text, which aliases multiply too.
+    text: usize,
 }
 
 /// A map, and whether all its keys were text before they became JSON.
@@ -184,6 +186,15 @@ impl Decoder<'_, '_> {
         if self.count > nodes {
             return Err(
                 self.problem(id, format!("more than {nodes} keys and values; expected fewer; split it"))
+            );
+        }
+        if let Node::Scalar { text, .. } = self.tree.node(id) {
+            self.text = self.text.saturating_add(text.len());
+        }
+        let bytes = self.limits.file_bytes;
+        if self.text > bytes {
+            return Err(
+                self.problem(id, format!("more than {bytes} bytes of text when expanded; expected fewer"))
             );
         }
         if self.aliased > 100 && self.count > 1000 && self.excessive() {

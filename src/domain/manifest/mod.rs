@@ -41,7 +41,7 @@ use self::{split::Chunk, tree::Tree};
 /// What a file may cost. Everything is bounded before or while it is read, never after.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Size of the file.
+    /// Size of the file, and of the text in one document, aliases expanded.
     pub file_bytes: usize,
     /// Documents in the file, empty ones included.
     pub documents: usize,
