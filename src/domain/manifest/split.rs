@@ -66,9 +66,9 @@ fn check_characters(text: &str) -> Result<(), Problem> {
 fn cut(text: &str, bom: bool, limits: &Limits) -> Result<Vec<Chunk>, Problem> {
     let blank = text.len() - text.trim_start().len();
     let json = !bom && text[blank..].starts_with('{');
-    if json && blank > JSON_PEEK {
-        let message =
-            format!("more than {JSON_PEEK} blank characters before `{{`; expected fewer; remove them");
+    // kubectl skips every blank of Unicode there, and YAML reads most of them as text.
+    if json && (blank > JSON_PEEK || !text[..blank].is_ascii()) {
+        let message = format!("odd blanks before `{{`; expected at most {JSON_PEEK} spaces and line breaks");
         return Err(Problem::new(1, message));
     }
     let mut chunks: Vec<Chunk> = Vec::new();
