@@ -5,3 +5,4 @@ mod crds;
 mod metrics;
 mod probes;
 mod tidy;
+mod manifest;

@@ -1,1 +1,0 @@
-//! Reads Kubernetes manifests from untrusted YAML, as kubectl would, or refuses them.
