@@ -1,2 +1,7 @@
 //! The integration tests: one binary, one module per subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+
+#[path = "../controlplane/mod.rs"]
+mod controlplane;
+#[path = "controlplane.rs"]
+mod controlplane_tests;
