@@ -6,3 +6,7 @@ mod metrics;
 mod probes;
 mod tidy;
 mod manifest;
+#[path = "../controlplane/mod.rs"]
+mod controlplane;
+#[path = "controlplane.rs"]
+mod controlplane_tests;
