@@ -97,7 +97,7 @@ pub struct ApprovedImageSpec {
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Role {
     /// It runs.
     #[default]
@@ -132,7 +132,7 @@ pub struct Revocation {
 
 /// How bad something is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Severity {
     /// Worth knowing.
     Low,
@@ -172,7 +172,7 @@ pub struct ApprovedImageStatus {
 
 /// What the ledger says of a pinned image.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Standing {
     /// An approval is in force.
     Approved,

@@ -89,6 +89,7 @@ fn default_max_withdrawals() -> u32 {
 /// What to follow: exactly one of these.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(
     validation = Rule::new("[has(self.branch), has(self.tag), has(self.commit)].filter(given, given).size() == 1")
         .message("give exactly one of branch, tag and commit")

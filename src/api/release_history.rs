@@ -64,7 +64,7 @@ pub struct ReleaseHistorySpec {
 /// A workload.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 pub struct WorkloadRef {
     /// Its API group and version, such as apps/v1. Required.
     #[schemars(
@@ -182,7 +182,7 @@ pub struct ReleaseContainer {
 
 /// Whether a release proved itself.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Outcome {
     /// Not yet known.
     Unproven,
@@ -258,7 +258,7 @@ pub struct RecordedRollback {
 
 /// How a rollback went.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum RollbackOutcome {
     /// The workload is on its way.
     InProgress,

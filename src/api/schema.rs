@@ -132,7 +132,7 @@ pub(super) fn repository_paths(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 64,
-        "x-kubernetes-list-type": "set",
+        "x-kubernetes-list-type": "atomic",
         "items": {
             "type": "string", "minLength": 1, "maxLength": 512,
             "pattern": r"^[^/\\\x00-\x1f][^\\\x00-\x1f]*$",
@@ -147,6 +147,11 @@ pub(super) fn repository_paths(_: &mut SchemaGenerator) -> Schema {
 /// A pod template: kept as it was, whatever fields this cluster's version of it has.
 pub(super) fn pod_template(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+/// For enums: where one is optional, its own description would take the place of the field's.
+pub(super) fn without_description(schema: &mut Schema) {
+    schema.remove("description");
 }
 
 /// Takes out of a derived definition what the API server would misread.
