@@ -1,4 +1,6 @@
 //! `GitSource`: a repository whose manifests the operator applies.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

@@ -2,6 +2,8 @@
 //!
 //! Its blocks and lists are atomic: a server-side apply of a block replaces all of it, so that nobody can add an
 //! excluded namespace or an allowed registry beside what git says in that block.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
