@@ -1,4 +1,6 @@
 //! `ApprovedImage`: one digest that somebody approved, and perhaps revoked.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -79,9 +81,11 @@ pub struct ApprovedImageSpec {
     /// From when the approval is in force. From the future it is not in force yet. Default: when the object was
     /// created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub approved_at: Option<Time>,
     /// Until when the approval is in force. What runs then keeps running. Default: no end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub expires_at: Option<Time>,
     /// Why the image was approved, such as the number of a change. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +101,7 @@ pub struct ApprovedImageSpec {
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Role {
     /// It runs.
     #[default]
@@ -119,6 +123,7 @@ pub struct Revocation {
     pub severity: Option<Severity>,
     /// When it was revoked. Only told on: a revocation counts at once. Default: not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub at: Option<Time>,
     /// Who revoked it. Only told on. Default: not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,7 +137,7 @@ pub struct Revocation {
 
 /// How bad something is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Severity {
     /// Worth knowing.
     Low,
@@ -172,7 +177,7 @@ pub struct ApprovedImageStatus {
 
 /// What the ledger says of a pinned image.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Standing {
     /// An approval is in force.
     Approved,

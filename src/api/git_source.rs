@@ -1,4 +1,6 @@
 //! `GitSource`: a repository whose manifests the operator applies.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -89,6 +91,7 @@ fn default_max_withdrawals() -> u32 {
 /// What to follow: exactly one of these.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(
     validation = Rule::new("[has(self.branch), has(self.tag), has(self.commit)].filter(given, given).size() == 1")
         .message("give exactly one of branch, tag and commit")

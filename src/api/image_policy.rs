@@ -1,4 +1,9 @@
 //! `ImagePolicy`: what images must be for the workloads it matches.
+//!
+//! Its blocks and lists are atomic: a server-side apply of a block replaces all of it, so that nobody can add an
+//! excluded namespace or an allowed registry beside what git says in that block.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
@@ -85,7 +90,7 @@ pub struct ImagePolicySpec {
 
 /// How strict a policy is.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Mode {
     /// Images are pinned, moved and denied.
     Enforce,
@@ -98,7 +103,7 @@ pub enum Mode {
 /// What a policy is for.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Match {
     /// Globs on repositories in their full form, such as docker.io/library/nginx: * stands for anything but a
     /// slash, ** for anything. An image is governed when one of them matches. Default: all images.
@@ -106,7 +111,7 @@ pub struct Match {
     #[schemars(
         length(min = 1, max = 64),
         inner(length(min = 1, max = 255), regex(pattern = schema::REPOSITORY_GLOB)),
-        extend("x-kubernetes-list-type" = "set")
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub images: Vec<String>,
     /// Labels of the namespaces the policy is for. Only in the operator's own namespace. A namespace that cannot
@@ -132,14 +137,14 @@ impl Default for Match {
 /// What a policy is not for.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Exclude {
     /// Globs on repositories in their full form whose images the policy leaves alone. Default: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),
         inner(length(min = 1, max = 255), regex(pattern = schema::REPOSITORY_GLOB)),
-        extend("x-kubernetes-list-type" = "set")
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub images: Vec<String>,
     /// Names of namespaces that the policy leaves alone. A namespace that every policy excludes by name is left
@@ -148,7 +153,7 @@ pub struct Exclude {
     #[schemars(
         length(max = 256),
         inner(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL)),
-        extend("x-kubernetes-list-type" = "set")
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub namespaces: Vec<String>,
 }
@@ -156,6 +161,7 @@ pub struct Exclude {
 /// Which repositories images may come from.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(
     validation = Rule::new("has(self.allow) || has(self.deny)")
         .message("name at least one repository to allow or to deny")
@@ -168,7 +174,7 @@ pub struct Sources {
     #[schemars(
         length(min = 1, max = 64),
         inner(length(min = 1, max = 255), regex(pattern = schema::REPOSITORY_GLOB)),
-        extend("x-kubernetes-list-type" = "set")
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub allow: Vec<String>,
     /// Globs on repositories in their full form: an image fails when one of them matches, whatever else allows
@@ -177,7 +183,7 @@ pub struct Sources {
     #[schemars(
         length(min = 1, max = 64),
         inner(length(min = 1, max = 255), regex(pattern = schema::REPOSITORY_GLOB)),
-        extend("x-kubernetes-list-type" = "set")
+        extend("x-kubernetes-list-type" = "atomic")
     )]
     pub deny: Vec<String>,
 }
@@ -185,13 +191,15 @@ pub struct Sources {
 /// Which approval an image needs.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Approval {
     /// Who approves. People: somebody wrote the ApprovedImage. Required.
     pub by: ApprovedBy,
     /// Whose ApprovedImages count. Root: those in the operator's own namespace. Namespace: those in the
     /// workload's namespace. Default: both.
     #[serde(default = "from_everywhere")]
-    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 2), extend("x-kubernetes-list-type" = "atomic"))]
+    #[x_kube(validation = Rule::new("size(self) < 2 || self[0] != self[1]").message("from must not name anything twice"))]
     pub from: Vec<ApprovedFrom>,
     /// How long an approval is in force, counted from its approvedAt, in days, hours, minutes and seconds, such
     /// as 90d or 720h. Default: until it expires by itself.
@@ -206,7 +214,7 @@ fn from_everywhere() -> Vec<ApprovedFrom> {
 
 /// Who approves.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum ApprovedBy {
     /// Somebody wrote the `ApprovedImage`.
     People,
@@ -214,7 +222,7 @@ pub enum ApprovedBy {
 
 /// Whose `ApprovedImages` count.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum ApprovedFrom {
     /// Those in the operator's own namespace.
     Root,
@@ -225,7 +233,7 @@ pub enum ApprovedFrom {
 /// When a workload goes back to an earlier release.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Rollback {
     /// What happens to a workload that runs a revoked digest. LastGood: it moves to its last good release whose
     /// images are permitted, and is held there. None: it keeps running, with an alarm. LastGood where no
@@ -242,7 +250,7 @@ pub struct Rollback {
 #[derive(
     Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
 )]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum OnRevocation {
     /// It moves to its last good release whose images are permitted, and is held there.
     #[default]

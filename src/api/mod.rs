@@ -16,6 +16,7 @@ mod strict;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde::Serialize;
+use serde_json::Value;
 
 pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
 pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
@@ -40,6 +41,25 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 ///
 /// # Errors
 /// When the value has no form in YAML, such as a map with keys that are not strings.
-pub fn to_yaml<T: Serialize>(value: &T) -> Result<String, serde_saphyr::ser::Error> {
-    serde_saphyr::to_string(value)
+pub fn to_yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    let mut value = serde_json::to_value(value)?;
+    whole_numbers(&mut value);
+    Ok(serde_saphyr::to_string(&value)?)
+}
+
+/// The bounds in a definition are floating-point numbers; `0` reads better than `0.0` and means the same.
+fn whole_numbers(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|_| number.is_f64()).map(|float| format!("{float:.0}"));
+            if let Some(whole) = whole.and_then(|text| text.parse::<i64>().ok())
+                && number.as_f64() == Value::from(whole).as_f64()
+            {
+                *value = Value::from(whole);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(object) => object.values_mut().for_each(whole_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
 }

@@ -1,4 +1,6 @@
 //! `ReleaseHistory`: what a workload ran, and where it may go back to.
+#![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
+#![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -64,7 +66,7 @@ pub struct ReleaseHistorySpec {
 /// A workload.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase")]
-#[schemars(inline)]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
 pub struct WorkloadRef {
     /// Its API group and version, such as apps/v1. Required.
     #[schemars(
@@ -126,6 +128,7 @@ pub struct ReleaseHistoryStatus {
     pub rollbacks: Vec<RecordedRollback>,
     /// Since when the workload is gone. This history goes 30 days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub workload_gone_since: Option<Time>,
 }
 
@@ -150,9 +153,11 @@ pub struct Release {
     pub template: Option<serde_json::Map<String, serde_json::Value>>,
     /// Since when it is the present release. Absent: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub present_since: Option<Time>,
     /// When it stopped being the present release. Absent: it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub last_present_at: Option<Time>,
     /// Whether it proved itself: Unproven, Good or Failed.
     pub outcome: Outcome,
@@ -177,12 +182,13 @@ pub struct ReleaseContainer {
     pub wanted: String,
     /// The approvedAt of the approval it was let in by. Absent: it was let in without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::timestamp")]
     pub approved_at: Option<Time>,
 }
 
 /// Whether a release proved itself.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum Outcome {
     /// Not yet known.
     Unproven,
@@ -198,6 +204,7 @@ pub enum Outcome {
 #[schemars(inline)]
 pub struct Hold {
     /// Since when.
+    #[schemars(schema_with = "schema::timestamp")]
     pub since: Time,
     /// The images that were rejected. The hold ends when permitted ones other than these are wanted.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
@@ -233,6 +240,7 @@ pub struct Rejected {
 #[schemars(inline)]
 pub struct RecordedRollback {
     /// When.
+    #[schemars(schema_with = "schema::timestamp")]
     pub at: Time,
     /// The id of the release the workload moved from.
     #[schemars(length(max = 64))]
@@ -258,7 +266,7 @@ pub struct RecordedRollback {
 
 /// How a rollback went.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[schemars(inline)]
+#[schemars(inline, transform = schema::without_description)]
 pub enum RollbackOutcome {
     /// The workload is on its way.
     InProgress,

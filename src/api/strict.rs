@@ -3,9 +3,16 @@
 //! The API server drops unknown fields silently for clients that do not ask otherwise, so a misspelt `revocation`
 //! would be an approval. Nothing is said twice here: the object is held against the schema that the cluster has.
 
-use std::{collections::BTreeMap, fmt, sync::LazyLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{LazyLock, Mutex, PoisonError},
+};
 
-use kube::{CustomResourceExt, Resource, core::cel::Validator};
+use kube::{
+    CustomResourceExt, Resource,
+    core::cel::{CompiledSchema, Validator, compile_schema},
+};
 use regex::Regex;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -87,12 +94,12 @@ pub fn check_update(value: &Value, old: &Value) -> Result<(), Invalid> {
 }
 
 fn check(value: &Value, old: Option<&Value>) -> Result<(), Invalid> {
-    let schema = schema_of(value)?;
+    let Schema { json: schema, rules } = schema_of(value)?;
     let mut walk = Walk { problems: Vec::new() };
     walk.value(schema, value, "");
     if walk.problems.is_empty() {
         // Rules are only meaningful on what has the right shape, as in the API server.
-        let refused = Validator::new().validate(schema, value, old).err();
+        let refused = Validator::new().validate_compiled(rules, value, old).err();
         walk.problems.extend(refused.into_iter().flat_map(|errors| {
             errors
                 .into_vec()
@@ -108,8 +115,15 @@ fn check(value: &Value, old: Option<&Value>) -> Result<(), Invalid> {
     Err(Invalid { problems: walk.problems })
 }
 
+/// What an object of one kind must be.
+struct Schema {
+    json: Value,
+    /// The same, with its rules compiled.
+    rules: CompiledSchema,
+}
+
 /// The schemas by kind, with one for the metadata.
-static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
+static SCHEMAS: LazyLock<BTreeMap<String, Schema>> = LazyLock::new(|| {
     super::crds()
         .into_iter()
         .filter_map(|crd| {
@@ -119,12 +133,12 @@ static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| {
             properties.insert("apiVersion".to_owned(), json!({"type": "string"}));
             properties.insert("kind".to_owned(), json!({"type": "string"}));
             properties.insert("metadata".to_owned(), metadata_schema());
-            Some((crd.spec.names.kind, schema))
+            Some((crd.spec.names.kind, Schema { rules: compile_schema(&schema), json: schema }))
         })
         .collect()
 });
 
-fn schema_of(value: &Value) -> Result<&'static Value, Invalid> {
+fn schema_of(value: &Value) -> Result<&'static Schema, Invalid> {
     let text = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
     let version = format!("{}/{}", super::GROUP, super::VERSION);
     if text("apiVersion") != version {
@@ -273,8 +287,7 @@ impl Walk {
             return self.say(path, format!("must have at most {most} characters, not {length}"));
         }
         if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
-            // A pattern that cannot be compiled must not let anything pass.
-            && !Regex::new(pattern).is_ok_and(|regex| regex.is_match(text))
+            && !matches(pattern, text)
         {
             self.say(path, format!("{} does not match {pattern}", shortened(&json!(text))));
         }
@@ -301,6 +314,20 @@ impl Walk {
             self.say(path, format!("must be at most {most}, not {number}"));
         }
     }
+}
+
+/// Whether a text matches a pattern of a schema. Each is compiled once: there are few, and many objects.
+fn matches(pattern: &str, text: &str) -> bool {
+    static COMPILED: LazyLock<Mutex<BTreeMap<String, Regex>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(regex) = compiled.get(pattern) {
+        return regex.is_match(text);
+    }
+    // A pattern that cannot be compiled must not let anything pass.
+    let Ok(regex) = Regex::new(pattern) else { return false };
+    let is_match = regex.is_match(text);
+    compiled.insert(pattern.to_owned(), regex);
+    is_match
 }
 
 fn bound(schema: &Value, name: &str) -> Option<usize> {

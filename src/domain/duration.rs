@@ -146,4 +146,13 @@ mod tests {
             assert_eq!(duration.to_string().parse(), Ok(duration));
         }
     }
+
+    proptest::proptest! {
+        /// One object that the API server took and we cannot read blinds the operator for all of its kind.
+        #[test]
+        fn what_the_pattern_takes_can_be_read(text in PATTERN.trim_start_matches('^').trim_end_matches('$')) {
+            proptest::prop_assume!(!text.is_empty());
+            proptest::prop_assert!(text.parse::<Duration>().is_ok(), "{text}");
+        }
+    }
 }

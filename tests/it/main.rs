@@ -10,3 +10,4 @@ mod manifest;
 mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
+mod kinds;
