@@ -1,0 +1,301 @@
+//! What a commit says: its files read into objects, with everything that is wrong named by file and line.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use base64::Engine as _;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use crate::{
+    adapters::{
+        cluster::id_of,
+        git::{self, BlobId, CommitId, Mirror},
+    },
+    api::{GROUP, check_strict},
+    domain::{
+        inventory::{Inventory, ObjectId},
+        manifest::{self, Limits},
+        plan::Manifest,
+        workload::{Kind, WorkloadId},
+    },
+};
+
+/// One object of a commit, as it is to be applied.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Item {
+    /// What it is.
+    pub id: ObjectId,
+    /// The object.
+    pub value: Arc<Value>,
+    /// The file.
+    pub path: String,
+    /// The line in it where the object begins.
+    pub line: usize,
+}
+
+/// Something in a source that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The file.
+    pub path: String,
+    /// The line.
+    pub line: Option<usize>,
+    /// The document in the file, from 1.
+    pub document: Option<usize>,
+    /// The object.
+    pub object: Option<String>,
+    /// What is wrong, what was expected, what to do.
+    pub message: String,
+}
+
+impl Problem {
+    /// Something wrong with an object.
+    pub fn about(item: &Item, message: impl Into<String>) -> Self {
+        Self {
+            path: item.path.clone(),
+            line: Some(item.line),
+            document: None,
+            object: Some(item.id.to_string()),
+            message: message.into(),
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.path)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(document) = self.document {
+            write!(f, ": document {document}")?;
+        }
+        if let Some(object) = &self.object {
+            write!(f, ": {object}")?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+/// Everything that a commit says.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// The objects, each once.
+    pub items: Vec<Item>,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Documents that are no Kubernetes objects.
+    pub skipped: usize,
+    /// Some file could not be read whole: what is absent may only be unreadable.
+    pub partial: bool,
+}
+
+impl Content {
+    /// What the objects are.
+    pub fn inventory(&self) -> Inventory {
+        self.items.iter().map(|item| item.id.clone()).collect()
+    }
+}
+
+#[derive(Debug)]
+struct File {
+    items: Vec<Item>,
+    problems: Vec<Problem>,
+    skipped: usize,
+    unreadable: bool,
+}
+
+/// Files that were read before, by path and content: one changed file among ten thousand costs one file.
+#[derive(Clone, Debug, Default)]
+pub struct Files(Arc<Mutex<BTreeMap<(String, BlobId), Arc<File>>>>);
+
+impl Files {
+    /// Reads a commit. Blocks.
+    pub fn read(
+        &self,
+        mirror: &Mirror,
+        commit: CommitId,
+        paths: &[String],
+    ) -> Result<Content, git::Error> {
+        let tree = mirror.tree(commit, paths)?;
+        let mut content = Content::default();
+        for refused in &tree.refused {
+            content.partial = true;
+            content.problems.push(Problem {
+                path: refused.path.clone(),
+                line: None,
+                document: None,
+                object: None,
+                message: refused.reason.to_string(),
+            });
+        }
+        let mut now = BTreeMap::new();
+        let mut seen: BTreeMap<(String, String, String, String), String> = BTreeMap::new();
+        for entry in tree.entries {
+            let key = (entry.path.clone(), entry.blob);
+            let known = self.0.lock().get(&key).cloned();
+            let file = match known {
+                Some(file) => file,
+                None => Arc::new(read_file(&entry.path, &mirror.blob(entry.blob)?)),
+            };
+            content.skipped += file.skipped;
+            content.partial |= file.unreadable;
+            content.problems.extend(file.problems.iter().cloned());
+            for item in &file.items {
+                let at = format!("{}:{}", item.path, item.line);
+                match seen.entry(item.id.identity()) {
+                    std::collections::btree_map::Entry::Vacant(slot) => {
+                        slot.insert(at);
+                        content.items.push(item.clone());
+                    }
+                    std::collections::btree_map::Entry::Occupied(first) => {
+                        let message =
+                            format!("the same object stands in {}, which counts; remove one", first.get());
+                        content.problems.push(Problem::about(item, message));
+                    }
+                }
+            }
+            now.insert(key, file);
+        }
+        *self.0.lock() = now;
+        Ok(content)
+    }
+
+    /// Earlier versions of workloads in the source's log, the newest first. Blocks.
+    pub fn earlier(
+        &self,
+        mirror: &Mirror,
+        head: CommitId,
+        paths: &[String],
+        of: &BTreeSet<WorkloadId>,
+    ) -> Result<BTreeMap<WorkloadId, Vec<Manifest>>, git::Error> {
+        /// How far back the log is read.
+        const COMMITS: usize = 50;
+        /// How many earlier versions of one workload are kept.
+        const VERSIONS: usize = 8;
+        let mut found: BTreeMap<WorkloadId, Vec<Manifest>> = BTreeMap::new();
+        for entry in mirror.log(head, COMMITS, paths)? {
+            for older in &entry.changed {
+                let file = read_file(&older.path, &mirror.blob(older.blob)?);
+                for item in file.items {
+                    let Some(id) = workload_id(&item.id).filter(|id| of.contains(id)) else { continue };
+                    let versions = found.entry(id).or_default();
+                    if versions.len() < VERSIONS {
+                        versions.push(manifest_of(&item, entry.commit, entry.time));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A workload as its item says it.
+pub fn manifest_of(item: &Item, commit: CommitId, time: Timestamp) -> Manifest {
+    Manifest {
+        object: item.value.clone(),
+        commit: commit.to_string(),
+        committed_at: Timestamp::from_second(time.as_second()).unwrap_or(time),
+        path: format!("{}:{}", item.path, item.line),
+    }
+}
+
+/// The workload that an object is, if it is of a workload kind.
+pub fn workload_id(id: &ObjectId) -> Option<WorkloadId> {
+    let kind = Kind::find(&id.api_version, &id.kind)?;
+    Some(WorkloadId { kind, namespace: id.namespace.clone(), name: id.name.clone() })
+}
+
+fn read_file(path: &str, bytes: &[u8]) -> File {
+    let parsed = manifest::parse(path, bytes, &Limits::default());
+    let mut file =
+        File { items: Vec::new(), problems: Vec::new(), skipped: parsed.skipped, unreadable: !parsed.errors.is_empty() };
+    for error in parsed.errors {
+        file.problems.push(Problem {
+            path: error.path,
+            line: error.line,
+            document: error.document,
+            object: None,
+            message: error.message,
+        });
+    }
+    for object in parsed.objects {
+        let line = object.line();
+        let value = appliable(object.into_value());
+        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), line };
+        match check(&item) {
+            Ok(()) => file.items.push(item),
+            Err(message) => {
+                file.unreadable = true;
+                file.problems.push(Problem::about(&item, message));
+            }
+        }
+    }
+    file
+}
+
+/// Our own kinds are held against their schema here: the API server would drop what it does not know in silence.
+fn check(item: &Item) -> Result<(), String> {
+    if item.id.group() != GROUP {
+        return Ok(());
+    }
+    if item.id.kind == "ReleaseHistory" {
+        return Err("histories are written by the operator alone; remove it from the repository".to_owned());
+    }
+    check_strict(&item.value).map_err(|invalid| invalid.to_string())
+}
+
+/// The object without what belongs to the API server, and with `stringData` as the `data` it becomes (or its drift could
+/// not be seen).
+fn appliable(mut value: Value) -> Value {
+    let is_secret = value["apiVersion"] == "v1" && value["kind"] == "Secret";
+    let Some(object) = value.as_object_mut() else { return value };
+    object.remove("status");
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        for field in ["creationTimestamp", "resourceVersion", "uid", "generation", "selfLink", "managedFields"] {
+            metadata.remove(field);
+        }
+    }
+    if is_secret {
+        if let Some(Value::Object(plain)) = object.remove("stringData") {
+            let data = object.entry("data").or_insert_with(|| Value::Object(Map::new()));
+            if let Some(data) = data.as_object_mut() {
+                for (key, value) in plain {
+                    let text = value.as_str().unwrap_or_default();
+                    data.insert(key, base64::engine::general_purpose::STANDARD.encode(text).into());
+                }
+            }
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_named_and_the_rest_goes_on() {
+        let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: x, uid: u, managedFields: []}\nstatus: {}\n---\nno: object\n---\napiVersion: countersign.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {name: p, namespace: x}\nspec: {mode: Enforce, signatures: []}\n---\napiVersion: countersign.dev/v1alpha1\nkind: ReleaseHistory\nmetadata: {name: h, namespace: x}\n---\n{broken\n";
+        let file = read_file("a.yaml", text.as_bytes());
+        assert_eq!(file.items.len(), 1);
+        assert_eq!(*file.items[0].value, serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}}));
+        assert_eq!(file.skipped, 1);
+        assert!(file.unreadable);
+        let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(problems.len(), 3, "{problems:#?}");
+        assert!(problems.iter().any(|p| p.starts_with("a.yaml:7") && p.contains("signatures")), "{problems:#?}");
+        assert!(problems.iter().any(|p| p.contains("histories are written by the operator alone")), "{problems:#?}");
+    }
+
+    #[test]
+    fn string_data_becomes_the_data_it_is_stored_as() {
+        let file = read_file("s.yaml", b"apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: x}\ndata: {a: YQ==}\nstringData: {b: b}\n");
+        assert_eq!(file.items[0].value["data"], serde_json::json!({"a": "YQ==", "b": "Yg=="}));
+        assert_eq!(file.items[0].value.get("stringData"), None);
+    }
+}
