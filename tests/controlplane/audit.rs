@@ -23,7 +23,8 @@ pub struct AuditEvent {
     /// None for paths that are not objects, such as `/readyz`.
     pub object_ref: Option<AuditObject>,
     pub response_status: Option<AuditStatus>,
-    /// Writes of the groups `apps` and `batch`, with [`Audit::RequestBodies`](super::Audit::RequestBodies) only.
+    /// Writes of the groups `apps` and `batch`, with [`Audit::RequestBodies`](super::Audit::RequestBodies)
+    /// only.
     pub request_object: Option<Value>,
     pub request_received_timestamp: String,
 }
@@ -53,11 +54,14 @@ pub struct AuditStatus {
 }
 
 impl AuditEvent {
-    /// A request that asked for a change and was answered with success.
+    /// A request that asked for a change, not as a dry run, and was answered with success.
     pub fn is_successful_write(&self) -> bool {
         let writes =
             matches!(self.verb.as_str(), "create" | "update" | "patch" | "delete" | "deletecollection");
-        writes && self.response_status.as_ref().is_some_and(|status| (200..300).contains(&status.code))
+        let real = !self.request_uri.contains("dryRun=");
+        writes
+            && real
+            && self.response_status.as_ref().is_some_and(|status| (200..300).contains(&status.code))
     }
 
     /// Whether the request concerns such an object itself, not a subresource of it.
@@ -67,7 +71,8 @@ impl AuditEvent {
         })
     }
 
-    /// The container images in the request's body, in the order of the body. An image that was sent unchanged counts as well.
+    /// The container images in the request's body, in the order of the body. An image that was sent unchanged
+    /// counts as well.
     pub fn images(&self) -> Vec<&str> {
         let mut found = Vec::new();
         if let Some(body) = &self.request_object {

@@ -1,8 +1,9 @@
 //! The programs of the control plane: found on this machine, or built once with Go.
 //!
-//! Looked for, in this order: the directory in `KUBEBUILDER_ASSETS`, each directory of `PATH`, the user's cache directory. What is
-//! nowhere is built into the cache directory from the pinned Go modules in `tools/`. The programs of one module are always taken
-//! from one directory, so that no two of them come from different releases.
+//! Looked for, in this order: the directory in `KUBEBUILDER_ASSETS`, each directory of `PATH`, the user's
+//! cache directory. What is nowhere is built into the cache directory from the pinned Go modules in `tools/`.
+//! The programs of one module are always taken from one directory, so that no two of them come from different
+//! releases.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -29,7 +30,8 @@ pub struct Tool {
     pub build_time: &'static str,
 }
 
-/// A folder of `tools/`: a `go.mod` that pins one release, embedded so that a test binary works from any directory.
+/// A folder of `tools/`: a `go.mod` that pins one release, embedded so that a test binary works from any
+/// directory.
 #[derive(Debug)]
 pub struct Module {
     /// The folder's name.
@@ -51,7 +53,8 @@ const KUBERNETES_MODULE: Module = Module {
     go_sum: include_str!("tools/kubernetes/go.sum"),
     // Without these stamps the server says that it is v0.0.0, and clients take it for something very old.
     ldflags: "-s -w -X k8s.io/component-base/version.gitVersion={version} \
-              -X k8s.io/component-base/version.gitMajor={major} -X k8s.io/component-base/version.gitMinor={minor}",
+              -X k8s.io/component-base/version.gitMajor={major} \
+              -X k8s.io/component-base/version.gitMinor={minor}",
 };
 
 const ETCD_MODULE: Module = Module {
@@ -106,7 +109,7 @@ pub const KWOK: Tool = Tool {
     name: "kwok",
     module: &KWOK_MODULE,
     package: "sigs.k8s.io/kwok/cmd/kwok",
-    oldest: (0, 7),
+    oldest: (0, 8),
     build_time: "90 seconds",
 };
 
@@ -163,7 +166,8 @@ fn first_release(text: &str) -> Option<(u32, u32)> {
 /// The `bin` directory of the module in the cache, after building what is missing in it.
 ///
 /// # Guarantees
-/// A program has its final name only when it is whole: it is built under another name and renamed. One process builds, others wait.
+/// A program has its final name only when it is whole: it is built under another name and renamed. One
+/// process builds, others wait.
 fn cached_or_built(tools: &[&'static Tool]) -> anyhow::Result<PathBuf> {
     let module = tools[0].module;
     let home = module_directory(module)?;
@@ -179,6 +183,7 @@ fn cached_or_built(tools: &[&'static Tool]) -> anyhow::Result<PathBuf> {
     if !missing.is_empty() {
         fs::write(home.join("go.mod"), module.go_mod)?;
         fs::write(home.join("go.sum"), module.go_sum)?;
+        remove_unfinished(&bin)?;
         check_go(&home, missing[0])?;
     }
     for tool in missing {
@@ -234,8 +239,9 @@ fn lock(path: &Path, module: &Module) -> anyhow::Result<File> {
 fn check_go(home: &Path, tool: &Tool) -> anyhow::Result<()> {
     const NEEDED: (u32, u32) = (1, 26);
     let advice = format!(
-        "Go {}.{} or newer builds {} and its companions, once. Install it from https://go.dev/dl, or set KUBEBUILDER_ASSETS to a \
-         directory that has etcd, kube-apiserver, kube-controller-manager and kube-scheduler ({}.{} or newer) and kwok",
+        "Go {}.{} or newer builds {} and its companions, once. Install it from https://go.dev/dl, or set \
+         KUBEBUILDER_ASSETS to a directory that has etcd, kube-apiserver, kube-controller-manager, \
+         kube-scheduler ({}.{} or newer) and kwok",
         NEEDED.0, NEEDED.1, tool.name, APISERVER.oldest.0, APISERVER.oldest.1
     );
     let output = match Command::new("go").arg("version").current_dir(home).output() {
@@ -251,6 +257,17 @@ fn check_go(home: &Path, tool: &Tool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What interrupted builds left behind. Only the holder of the lock may do this.
+fn remove_unfinished(bin: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(bin)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(".building-") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn build(tool: &Tool, home: &Path, bin: &Path) -> anyhow::Result<()> {
     let version = tool.module.version()?;
     let (major, minor) = first_release(version).context("the pinned version has no number")?;
@@ -260,7 +277,8 @@ fn build(tool: &Tool, home: &Path, bin: &Path) -> anyhow::Result<()> {
         .replace("{version}", version)
         .replace("{major}", &major.to_string())
         .replace("{minor}", &minor.to_string());
-    let unfinished = bin.join(format!(".building-{}", tool.name));
+    // A name of this process's own: a Go that an interrupted build left behind may still be writing to its own.
+    let unfinished = bin.join(format!(".building-{}-{}", tool.name, std::process::id()));
     progress(&format!("building {} {version} (about {}, once)...", tool.name, tool.build_time));
     let started = Instant::now();
     let output = Command::new("go")

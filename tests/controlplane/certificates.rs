@@ -1,4 +1,5 @@
-//! A certificate authority of our own: each control plane makes a new one in memory, without any external program.
+//! A certificate authority of our own: each control plane makes a new one in memory, without any external
+//! program.
 
 use anyhow::Context as _;
 use rcgen::{
@@ -41,7 +42,8 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A client's certificate: Kubernetes takes the common name for the user and the organization for the group.
+    /// A client's certificate: Kubernetes takes the common name for the user and the organization for the
+    /// group.
     pub fn client(&self, user: &str, group: Option<&str>) -> anyhow::Result<Certified> {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, user);

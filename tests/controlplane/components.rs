@@ -183,7 +183,8 @@ impl Components {
 fn audit_policy(audit: Audit) -> &'static str {
     match audit {
         Audit::Metadata => {
-            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- level: Metadata\n"
+            "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\
+             - level: Metadata\n"
         }
         Audit::RequestBodies => {
             "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n\

@@ -1,23 +1,25 @@
-//! A real Kubernetes control plane on loopback, without containers: for the tests, the benches and the quick start.
+//! A real Kubernetes control plane on loopback, without containers: for the tests, the benches and the quick
+//! start.
 //!
-//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real programs, so Deployments roll out, Jobs run and
-//! garbage is collected. [kwok](https://kwok.sigs.k8s.io) plays the kubelets: pods run without containers, and `kwok-stages.yaml` says
-//! how a test makes one crash. Include it with `#[path = "…/tests/controlplane/mod.rs"] mod controlplane;`; it needs nothing of the
-//! library.
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler are the real programs, so Deployments
+//! roll out, Jobs run and garbage is collected. [kwok](https://kwok.sigs.k8s.io) plays the kubelets: pods run
+//! without containers, and `kwok-stages.yaml` says how a test makes one crash. Whoever needs it includes this
+//! file by its path, as `tests/it/main.rs` does; it needs nothing of the library.
 //!
 //! ```ignore
-//! let plane = controlplane::shared();               // one for the whole test process, started by the first test that asks
+//! let plane = controlplane::shared(); // one for the whole test process, started by the first that asks
 //! let namespace = plane.namespace("rollback").await; // a namespace of the test's own
 //! let deployments: Api<Deployment> = Api::namespaced(plane.client(), &namespace);
 //! ```
 //!
-//! A test that stops the API server, pauses controllers or loses nodes starts a plane of its own with [`ControlPlane::start`].
+//! A test that stops the API server, pauses controllers or loses nodes starts a plane of its own with
+//! [`ControlPlane::start`].
 #![allow(
     dead_code,
     clippy::expect_used,
     clippy::panic,
     missing_docs,
-    reason = "shared by tests, benches and examples: each uses a part, and none can go on without a control plane"
+    reason = "shared by tests, benches and examples: each uses a part, and none can go on without it"
 )]
 
 mod audit;
@@ -53,8 +55,9 @@ use self::{
     processes::{Ended, Processes},
 };
 
-/// Generous, because several planes may start at once on a small machine. A component that ends is noticed at once.
-const START_TIMEOUT: Duration = Duration::from_secs(90);
+/// Generous, because several planes may start at once on a small machine. A component that ends is noticed at
+/// once.
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// How a control plane is started.
 #[derive(Clone, Debug)]
@@ -82,7 +85,8 @@ pub enum Audit {
     RequestBodies,
 }
 
-/// A running control plane. Dropping it kills its processes and removes its directory; so does the end of this process.
+/// A running control plane. Dropping it kills its processes and removes its directory; so does the end of
+/// this process.
 pub struct ControlPlane {
     processes: Mutex<Processes>,
     components: Components,
@@ -105,9 +109,11 @@ pub fn shared() -> &'static ControlPlane {
 impl ControlPlane {
     /// Starts everything and waits until the API server is ready, nodes take pods and controllers work.
     ///
-    /// Blocks the calling thread, inside an async runtime too: that keeps it usable everywhere, and it is done once.
+    /// Blocks the calling thread, inside an async runtime too: that keeps it usable everywhere, and it is
+    /// done once.
     pub fn start(options: Options) -> anyhow::Result<Self> {
-        // A runtime of its own: the caller may be inside one, where blocking on another future is not allowed.
+        // A runtime of its own: the caller may be inside one, where blocking on another future is not
+        // allowed.
         let starting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(Self::start_with_retry(&options))
@@ -117,7 +123,8 @@ impl ControlPlane {
 
     async fn start_with_retry(options: &Options) -> anyhow::Result<Self> {
         const ATTEMPTS: usize = 3;
-        // Both TLS providers may be compiled in, so one must be chosen; an error says that someone already did.
+        // Both TLS providers may be compiled in, so one must be chosen; an error says that someone already
+        // did.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let programs = find_or_build(&CONTROL_PLANE)?;
         let mut attempt = 1;
@@ -175,7 +182,8 @@ impl ControlPlane {
         self.wait_for("the controllers work", async || has_service_account(&client, "default").await).await
     }
 
-    /// A new client with all rights, for the runtime that the caller is in: a client belongs to the runtime that made it.
+    /// A new client with all rights, for the runtime that the caller is in: a client belongs to the runtime
+    /// that made it.
     pub fn client(&self) -> Client {
         Client::try_from(self.config.clone()).expect("the configuration is complete")
     }
@@ -190,7 +198,8 @@ impl ControlPlane {
         self.components.path("kubeconfig")
     }
 
-    /// A kubeconfig with the rights of a service account, and a token of it: to run a program under test with its own RBAC rules.
+    /// A kubeconfig with the rights of a service account, and a token of it: to run a program under test with
+    /// its own RBAC rules.
     pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> anyhow::Result<PathBuf> {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client(), namespace);
         let spec = TokenRequestSpec { expiration_seconds: Some(24 * 3600), ..TokenRequestSpec::default() };
@@ -211,7 +220,8 @@ impl ControlPlane {
         self.components.authority.pem()
     }
 
-    /// Makes a namespace whose name begins with `prefix` and is not used otherwise, and answers with its name.
+    /// Makes a namespace whose name begins with `prefix` and is not used otherwise, and answers with its
+    /// name.
     pub async fn namespace(&self, prefix: &str) -> String {
         let client = self.client();
         let metadata = ObjectMeta { generate_name: Some(format!("{prefix}-")), ..ObjectMeta::default() };
@@ -228,13 +238,15 @@ impl ControlPlane {
         name
     }
 
-    /// Everything the API server was asked to do, in the order of its answers. An event may appear a moment after the answer.
+    /// Everything the API server was asked to do, in the order of its answers. An event may appear a moment
+    /// after the answer.
     pub fn audit_events(&self) -> anyhow::Result<Vec<AuditEvent>> {
         let log = std::fs::read_to_string(self.components.path("audit.log")).context("read the audit log")?;
         audit::parse(&log).context("parse the audit log")
     }
 
-    /// The audited requests that changed such objects of a namespace themselves (not a subresource): `("deployments", namespace)`.
+    /// The audited requests that changed such objects of a namespace themselves (not a subresource):
+    /// `("deployments", namespace)`.
     pub fn writes(&self, resource: &str, namespace: &str) -> anyhow::Result<Vec<AuditEvent>> {
         let events = self.audit_events()?.into_iter();
         Ok(events
@@ -299,7 +311,8 @@ impl ControlPlane {
         if let Some(error) = ended.into_inner() {
             return Err(error);
         }
-        waited.with_context(|| format!("waited for: {what}"))
+        waited
+            .with_context(|| format!("waited until {what}; the logs end with:\n{}", self.processes().logs()))
     }
 
     fn processes(&self) -> MutexGuard<'_, Processes> {

@@ -18,8 +18,8 @@ impl ControlPlane {
         self.node_is_ready(name).await
     }
 
-    /// The node is lost, as when its machine loses power: it and its pods are no longer ready, and pods that are scheduled to it stay
-    /// Pending. It stays so until [`ControlPlane::restore_node`].
+    /// The node is lost, as when its machine loses power: it and its pods are no longer ready, and pods that
+    /// are scheduled to it stay Pending. It stays so until [`ControlPlane::restore_node`].
     pub async fn lose_node(&self, name: &str) -> anyhow::Result<()> {
         let client = self.client();
         let nodes: Api<Node> = Api::all(client.clone());
@@ -27,7 +27,8 @@ impl ControlPlane {
         let now = jiff::Timestamp::now();
         let ready = json!({
             "type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown",
-            "message": "Kubelet stopped posting node status.", "lastHeartbeatTime": now, "lastTransitionTime": now,
+            "message": "Kubelet stopped posting node status.",
+            "lastHeartbeatTime": now, "lastTransitionTime": now,
         });
         let status = json!({ "status": { "conditions": [ready] } });
         nodes.patch_status(name, &PatchParams::default(), &Patch::Strategic(status)).await?;
@@ -87,7 +88,8 @@ async fn label(nodes: &Api<Node>, name: &str, value: Option<&str>) -> anyhow::Re
     Ok(())
 }
 
-/// What the node lifecycle controller does to the pods of a lost node, and the kubelet when it is back; without their delays.
+/// What the node lifecycle controller does to the pods of a lost node, and the kubelet when it is back;
+/// without their delays.
 async fn set_pods_ready(client: &Client, node: &str, status: &str) -> anyhow::Result<()> {
     let everywhere: Api<Pod> = Api::all(client.clone());
     for pod in everywhere.list(&ListParams::default().fields(&format!("spec.nodeName={node}"))).await? {

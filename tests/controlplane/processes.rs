@@ -1,8 +1,9 @@
 //! Child processes that never outlive this one, and the loopback ports they listen on.
 //!
-//! A watchdog, a small shell that reads from a pipe, does the tidying. The pipe closes when this process ends, whatever ended it
-//! (return, panic, Ctrl-C, SIGKILL); then the watchdog kills the group of all tools and removes their directory. The kernel's parent
-//! death signal would not do: it fires when the *thread* that started the child ends, and tests run in threads that come and go.
+//! A watchdog, a small shell that reads from a pipe, does the tidying. The pipe closes when this process
+//! ends, whatever ended it (return, panic, Ctrl-C, SIGKILL); then the watchdog kills the group of all tools
+//! and removes their directory. The kernel's parent death signal would not do: it fires when the *thread*
+//! that started the child ends, and tests run in threads that come and go.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,8 +16,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, bail, ensure};
 
-/// The last line it read is the process group to kill, or `none`. Its own group is another one, so that neither Ctrl-C nor the
-/// kill ends it before it is done. Killed processes may still be finishing a write, hence the few tries.
+/// The last line it read is the process group to kill, or `none`. Its own group is another one, so that
+/// neither Ctrl-C nor the kill ends it before it is done. Killed processes may still be finishing a write,
+/// hence the few tries.
 const WATCHDOG: &str = r#"
 trap "" HUP INT TERM
 group=none
@@ -33,7 +35,8 @@ done
 pub struct Processes {
     directory: PathBuf,
     running: BTreeMap<&'static str, Child>,
-    /// The first tool leads the group. It is reaped last, so that the group's number stays taken while anything is in the group.
+    /// The first tool leads the group. It is reaped last, so that the group's number stays taken while
+    /// anything is in the group.
     leader: Option<(&'static str, u32)>,
     watchdog: Child,
     pipe: Option<ChildStdin>,
@@ -119,7 +122,7 @@ impl Processes {
     pub fn check(&mut self) -> anyhow::Result<()> {
         for (name, child) in &mut self.running {
             if let Some(status) = child.try_wait()? {
-                let log = tail(&self.directory.join(format!("{name}.log")));
+                let log = tail(&self.directory.join(log_name(name)), 15);
                 return Err(Ended { name, status, log }.into());
             }
         }
@@ -132,8 +135,14 @@ impl Processes {
         tools.chain([("watchdog", self.watchdog.id())]).collect()
     }
 
-    pub fn log_path(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.log"))
+    /// The end of each tool's log, for an error: the directory will be gone when someone reads it.
+    pub fn logs(&self) -> String {
+        let logs = self.running.keys().map(|name| format!("{name}:\n{}\n", tail(&self.log_path(name), 5)));
+        logs.collect()
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        self.directory.join(log_name(name))
     }
 
     fn tell_watchdog(&mut self, line: &str) {
@@ -153,28 +162,35 @@ impl Drop for Processes {
         for mut child in running.into_values().chain(leader) {
             let _ = child.wait();
         }
-        // All are gone and their numbers are free for others: nothing is left to kill, only the directory to remove.
+        // All are gone and their numbers are free for others: nothing is left to kill, only the directory to
+        // remove.
         self.tell_watchdog("none");
         self.pipe = None;
         let _ = self.watchdog.wait();
     }
 }
 
-fn tail(log: &Path) -> String {
+fn log_name(tool: &str) -> String {
+    format!("{tool}.log")
+}
+
+fn tail(log: &Path, count: usize) -> String {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(15)..].join("\n")
+    lines[lines.len().saturating_sub(count)..].join("\n")
 }
 
 /// A loopback port that nobody listens on.
 ///
-/// From below the range that kernels hand out for outgoing connections, so that a tool that is restarted finds its port still free.
+/// From below the range that kernels hand out for outgoing connections, so that a tool that is restarted
+/// finds its port still free.
 pub fn free_port() -> anyhow::Result<u16> {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Different processes begin at different places: the check below cannot see a port that is chosen but not yet bound.
+    // Different processes begin at different places: the check below cannot see a port that is chosen but not
+    // yet bound.
     let offset = std::process::id().wrapping_mul(97) % u32::from(COUNT);
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;

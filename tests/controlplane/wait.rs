@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Asks `probe` again and again until it answers with a value; its errors say why the condition does not hold yet.
+/// Asks `probe` again and again until it answers with a value; its errors say why the condition does not hold
+/// yet.
 ///
 /// ```ignore
 /// eventually("the deployment is available", Duration::from_secs(30), async || {
