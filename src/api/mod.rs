@@ -7,18 +7,21 @@
 pub mod approved_image;
 pub mod condition;
 pub mod convert;
+mod fit;
 pub mod git_source;
 pub mod image_policy;
 pub mod release_history;
 mod schema;
 mod strict;
+mod walk;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde::Serialize;
+use serde::{Serialize, ser};
 use serde_json::Value;
 
 pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
+pub use fit::fit_status;
 pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};
@@ -28,6 +31,22 @@ pub use strict::{Invalid, Problem, check_strict, check_update, read_strict};
 pub const GROUP: &str = "countersign.dev";
 /// The version that is served and stored.
 pub const VERSION: &str = "v1alpha1";
+
+/// Annotations by which people speak to the operator.
+pub mod annotation {
+    /// On any of our kinds, any value that was not there before: look at it now. Echoed in
+    /// `status.lastHandledReconcileAt`.
+    pub const RECONCILE_REQUESTED_AT: &str = "countersign.dev/reconcile-requested-at";
+    /// On a GitSource: the commit that is held back and may be applied.
+    pub const ACCEPT_COMMIT: &str = "countersign.dev/accept-commit";
+    /// On an `ApprovedImage`: the digest whose revocation is let go.
+    pub const FORGET_REVOCATION: &str = "countersign.dev/forget-revocation";
+    /// On the root Namespace: why nothing is moved for now.
+    pub const PAUSED: &str = "countersign.dev/paused";
+}
+
+/// The field manager under which sources apply revocations, so that a later commit without one leaves it.
+pub const REVOCATION_FIELD_MANAGER: &str = "countersign-revocation";
 
 /// The definitions of all kinds, by name: what `countersign crds` prints and `crds/` holds.
 pub fn crds() -> Vec<CustomResourceDefinition> {
@@ -41,10 +60,10 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 ///
 /// # Errors
 /// When the value has no form in YAML, such as a map with keys that are not strings.
-pub fn to_yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
-    let mut value = serde_json::to_value(value)?;
+pub fn to_yaml(value: &impl Serialize) -> Result<String, serde_saphyr::ser::Error> {
+    let mut value = serde_json::to_value(value).map_err(<serde_saphyr::ser::Error as ser::Error>::custom)?;
     whole_numbers(&mut value);
-    Ok(serde_saphyr::to_string(&value)?)
+    serde_saphyr::to_string(&value)
 }
 
 /// The bounds in a definition are floating-point numbers; `0` reads better than `0.0` and means the same.

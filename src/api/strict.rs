@@ -3,19 +3,16 @@
 //! The API server drops unknown fields silently for clients that do not ask otherwise, so a misspelt `revocation`
 //! would be an approval. Nothing is said twice here: the object is held against the schema that the cluster has.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{LazyLock, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, fmt, sync::LazyLock};
 
 use kube::{
     CustomResourceExt, Resource,
     core::cel::{CompiledSchema, Validator, compile_schema},
 };
-use regex::Regex;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use super::walk;
 
 /// One thing that is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,24 +92,23 @@ pub fn check_update(value: &Value, old: &Value) -> Result<(), Invalid> {
 
 fn check(value: &Value, old: Option<&Value>) -> Result<(), Invalid> {
     let Schema { json: schema, rules } = schema_of(value)?;
-    let mut walk = Walk { problems: Vec::new() };
-    walk.value(schema, value, "");
-    if walk.problems.is_empty() {
+    let mut problems = walk::problems(schema, value);
+    if problems.is_empty() {
         // Rules are only meaningful on what has the right shape, as in the API server.
         let refused = Validator::new().validate_compiled(rules, value, old).err();
-        walk.problems.extend(refused.into_iter().flat_map(|errors| {
+        problems.extend(refused.into_iter().flat_map(|errors| {
             errors
                 .into_vec()
                 .into_iter()
                 .map(|error| Problem { path: error.field_path, message: error.message })
         }));
     }
-    if walk.problems.is_empty() {
+    if problems.is_empty() {
         return Ok(());
     }
-    walk.problems.sort();
-    walk.problems.dedup();
-    Err(Invalid { problems: walk.problems })
+    problems.sort();
+    problems.dedup();
+    Err(Invalid { problems })
 }
 
 /// What an object of one kind must be.
@@ -137,6 +133,11 @@ static SCHEMAS: LazyLock<BTreeMap<String, Schema>> = LazyLock::new(|| {
         })
         .collect()
 });
+
+/// The schema of a kind's status.
+pub(super) fn status_schema(kind: &str) -> Option<&'static Value> {
+    SCHEMAS.get(kind)?.json.pointer("/properties/status")
+}
 
 fn schema_of(value: &Value) -> Result<&'static Schema, Invalid> {
     let text = |field| value.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -167,197 +168,72 @@ fn metadata_schema() -> Value {
     }})
 }
 
-/// How many problems are told; a manifest with more is not read by anybody.
-const TOLD: usize = 50;
+#[cfg(test)]
+mod tests {
+    use serde_json::Map;
 
-struct Walk {
-    problems: Vec<Problem>,
-}
+    use super::*;
+    use crate::api::{GitSource, ImagePolicy};
 
-impl Walk {
-    fn say(&mut self, path: &str, message: impl Into<String>) {
-        if self.problems.len() < TOLD {
-            self.problems.push(Problem { path: path.to_owned(), message: message.into() });
+    fn policy(spec: &Value) -> Value {
+        json!({
+            "apiVersion": "countersign.dev/v1alpha1",
+            "kind": "ImagePolicy",
+            "metadata": {"name": "p", "namespace": "shop"},
+            "spec": spec,
+        })
+    }
+
+    fn told(value: &Value) -> String {
+        read_strict::<ImagePolicy>(value).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_path() {
+        let value = policy(&json!({"mode": "On", "match": {"images": ["a/**", 7]}, "suspended": true}));
+        assert_eq!(
+            told(&value),
+            "spec.match.images[1]: must be a string, not a number; \
+             spec.mode: must be one of Enforce, Warn, Audit, not \"On\"; \
+             spec.suspended: unknown field; known here: \
+             approval, match, mode, requireDigest, rollback, sources, suspend"
+        );
+    }
+
+    #[test]
+    fn an_object_of_another_kind_or_version_is_refused() {
+        let value = policy(&json!({"mode": "Audit"}));
+        assert!(read_strict::<ImagePolicy>(&value).is_ok());
+        assert_eq!(read_strict::<GitSource>(&value).unwrap_err().to_string(), "kind: must be GitSource");
+        for (field, other, expected) in [
+            ("kind", "Policy", "kind: must be one of ApprovedImage, GitSource, ImagePolicy, ReleaseHistory"),
+            ("apiVersion", "countersign.dev/v1", "apiVersion: must be countersign.dev/v1alpha1"),
+        ] {
+            let mut value = value.clone();
+            value[field] = json!(other);
+            assert_eq!(check_strict(&value).unwrap_err().to_string(), expected);
+        }
+        for value in [json!(null), json!([]), json!("ImagePolicy"), json!({})] {
+            assert!(check_strict(&value).is_err(), "{value}");
         }
     }
 
-    fn value(&mut self, schema: &Value, value: &Value, path: &str) {
-        let Some(expected) = schema.get("type").and_then(Value::as_str) else { return };
-        let fits = match expected {
-            "object" => value.is_object(),
-            "array" => value.is_array(),
-            "string" => value.is_string(),
-            "boolean" => value.is_boolean(),
-            "integer" => value.is_i64() || value.is_u64(),
-            "number" => value.is_number(),
-            _ => true,
-        };
-        if !fits {
-            return self
-                .say(path, format!("must be {} {expected}, not {}", article(expected), name_of(value)));
-        }
-        if let Some(allowed) = schema.get("enum").and_then(Value::as_array)
-            && !allowed.contains(value)
-        {
-            let names: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
-            return self.say(path, format!("must be one of {}, not {}", names.join(", "), shortened(value)));
-        }
-        match value {
-            Value::Object(object) => self.object(schema, object, path),
-            Value::Array(items) => self.array(schema, items, path),
-            Value::String(text) => self.string(schema, text, path),
-            Value::Number(number) => self.number(schema, number, path),
-            Value::Null | Value::Bool(_) => {}
-        }
+    #[test]
+    fn mistakes_outside_of_the_spec_are_told_too() {
+        let mut value = policy(&json!({"mode": "Audit"}));
+        value["metadata"]["label"] = json!({"a": "b"});
+        assert!(told(&value).starts_with("metadata.label: unknown field"));
+        value["metadata"] = json!({"name": "p", "labels": {"a": 1}});
+        assert_eq!(told(&value), "metadata.labels.a: must be a string, not a number");
+        value["metadata"] = json!({"name": "p"});
+        value["data"] = json!({});
+        assert!(told(&value).starts_with("data: unknown field"));
     }
 
-    fn object(&mut self, schema: &Value, object: &Map<String, Value>, path: &str) {
-        for required in schema.get("required").and_then(Value::as_array).into_iter().flatten() {
-            if let Some(name) = required.as_str()
-                && !object.contains_key(name)
-            {
-                self.say(&join(path, name), "is required");
-            }
-        }
-        if let Some(most) = bound(schema, "maxProperties")
-            && object.len() > most
-        {
-            self.say(path, format!("must have at most {most} entries, not {}", object.len()));
-        }
-        let properties = schema.get("properties").and_then(Value::as_object);
-        let others = schema.get("additionalProperties");
-        let keeps_unknown = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&json!(true));
-        for (name, value) in object {
-            match properties.and_then(|properties| properties.get(name)).or(others) {
-                Some(known) => self.value(known, value, &join(path, name)),
-                None if keeps_unknown => {}
-                None => {
-                    let known: Vec<&str> =
-                        properties.into_iter().flat_map(Map::keys).map(String::as_str).collect();
-                    self.say(&join(path, name), format!("unknown field; known here: {}", known.join(", ")));
-                }
-            }
-        }
-    }
-
-    fn array(&mut self, schema: &Value, items: &[Value], path: &str) {
-        if let Some(least) = bound(schema, "minItems")
-            && items.len() < least
-        {
-            self.say(path, format!("must have at least {least} items, not {}", items.len()));
-        }
-        if let Some(most) = bound(schema, "maxItems")
-            && items.len() > most
-        {
-            return self.say(path, format!("must have at most {most} items, not {}", items.len()));
-        }
-        let keys: Option<Vec<&str>> = match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
-            Some("set") => Some(Vec::new()),
-            Some("map") => schema
-                .get("x-kubernetes-list-map-keys")
-                .and_then(Value::as_array)
-                .map(|keys| keys.iter().filter_map(Value::as_str).collect()),
-            _ => None,
-        };
-        let identity = |item: &Value| match keys.as_deref() {
-            None | Some([]) => item.clone(),
-            Some(keys) => keys.iter().map(|key| item.get(*key).cloned().unwrap_or_default()).collect(),
-        };
-        for (index, item) in items.iter().enumerate() {
-            let path = format!("{path}[{index}]");
-            if keys.is_some() && items[..index].iter().any(|earlier| identity(earlier) == identity(item)) {
-                self.say(&path, format!("duplicate: {}", shortened(item)));
-            }
-            if let Some(of_items) = schema.get("items") {
-                self.value(of_items, item, &path);
-            }
-        }
-    }
-
-    fn string(&mut self, schema: &Value, text: &str, path: &str) {
-        let length = text.chars().count();
-        if let Some(least) = bound(schema, "minLength")
-            && length < least
-        {
-            return self.say(path, format!("must have at least {least} characters, not {length}"));
-        }
-        if let Some(most) = bound(schema, "maxLength")
-            && length > most
-        {
-            return self.say(path, format!("must have at most {most} characters, not {length}"));
-        }
-        if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
-            && !matches(pattern, text)
-        {
-            self.say(path, format!("{} does not match {pattern}", shortened(&json!(text))));
-        }
-        if schema.get("format").and_then(Value::as_str) == Some("date-time")
-            && text.parse::<jiff::Timestamp>().is_err()
-        {
-            self.say(
-                path,
-                format!("{} is not a date and time such as 2026-11-20T09:00:00Z", shortened(&json!(text))),
-            );
-        }
-    }
-
-    fn number(&mut self, schema: &Value, number: &serde_json::Number, path: &str) {
-        let Some(number) = number.as_f64() else { return };
-        if let Some(least) = schema.get("minimum").and_then(Value::as_f64)
-            && number < least
-        {
-            self.say(path, format!("must be at least {least}, not {number}"));
-        }
-        if let Some(most) = schema.get("maximum").and_then(Value::as_f64)
-            && number > most
-        {
-            self.say(path, format!("must be at most {most}, not {number}"));
-        }
-    }
-}
-
-/// Whether a text matches a pattern of a schema. Each is compiled once: there are few, and many objects.
-fn matches(pattern: &str, text: &str) -> bool {
-    static COMPILED: LazyLock<Mutex<BTreeMap<String, Regex>>> = LazyLock::new(Mutex::default);
-    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(regex) = compiled.get(pattern) {
-        return regex.is_match(text);
-    }
-    // A pattern that cannot be compiled must not let anything pass.
-    let Ok(regex) = Regex::new(pattern) else { return false };
-    let is_match = regex.is_match(text);
-    compiled.insert(pattern.to_owned(), regex);
-    is_match
-}
-
-fn bound(schema: &Value, name: &str) -> Option<usize> {
-    schema.get(name).and_then(Value::as_u64).and_then(|bound| usize::try_from(bound).ok())
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-}
-
-fn article(word: &str) -> &'static str {
-    if word.starts_with(['a', 'e', 'i', 'o']) { "an" } else { "a" }
-}
-
-fn name_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-/// A value as it can stand in a message.
-fn shortened(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(80) {
-        None => text,
-        Some((end, _)) => format!("{}…", &text[..end]),
+    #[test]
+    fn the_number_of_told_mistakes_is_bounded() {
+        let many: Map<String, Value> = (0..1000).map(|index| (format!("field{index}"), json!(1))).collect();
+        let problems = check_strict(&policy(&Value::Object(many))).unwrap_err().problems;
+        assert_eq!(problems.len(), walk::TOLD);
     }
 }
