@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     ApprovedImage, ImagePolicy,
+    annotation::FORGET_REVOCATION,
     approved_image::Role as WireRole,
     image_policy::{ApprovedFrom, Mode as WireMode, OnRevocation as WireOnRevocation},
     release_history::{
@@ -24,8 +25,8 @@ use crate::domain::{
     release::{History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
 };
 
-/// On a revoked `ApprovedImage`: a person lets the revocation of this digest go.
-pub const FORGET_REVOCATION: &str = "countersign.dev/forget-revocation";
+
+
 
 /// Why an object that the API server accepted still means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -8,8 +8,6 @@ use serde_json::{Map, Value, json};
 
 /// The field manager of everything that is applied from git.
 pub const MANAGER: &str = "countersign";
-/// The field manager of revocations: a later commit without one leaves it in place.
-pub const REVOCATION_MANAGER: &str = "countersign-revocation";
 
 /// Whether somebody else owns something in the pod spec of a template.
 pub fn others_own_pod_spec(managed_fields: &[Value], template: &[&str]) -> bool {

@@ -12,12 +12,12 @@ use serde_json::{Value, json};
 use super::content::{Item, Problem};
 use crate::{
     adapters::cluster::{Cluster, Error, id_of},
-    api::convert::FORGET_REVOCATION,
+    api::{REVOCATION_FIELD_MANAGER, annotation::FORGET_REVOCATION},
     controllers::{Ctx, memory::Key},
     domain::{
         drift::{Applied, in_step},
         inventory::ObjectId,
-        ownership::{MANAGER, REVOCATION_MANAGER},
+        ownership::MANAGER,
         workload::{KINDS, named_config},
     },
 };
@@ -146,7 +146,7 @@ async fn settle(
         // First the revocation: between the two writes the image must not count as approved.
         let forgotten = found.as_ref().is_some_and(is_forgotten);
         if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None)) {
-            found = Some(cluster.apply(&revocation, REVOCATION_MANAGER).await.map_err(|error| error.explain())?);
+            found = Some(cluster.apply(&revocation, REVOCATION_FIELD_MANAGER).await.map_err(|error| error.explain())?);
             written = true;
         }
         if let Some(spec) = desired["spec"].as_object_mut() {
