@@ -36,8 +36,6 @@ pub enum Error {
     InvalidCa {
         /// The remote.
         url: String,
-        /// What the parser said.
-        source: reqwest::Error,
     },
     /// No connection, or it broke.
     #[error("cannot reach {url}")]

@@ -101,8 +101,12 @@ fn client(session: &Session) -> Result<Client, Error> {
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT);
     if let Some(ca) = &session.ca {
-        let invalid = |source| Error::InvalidCa { url: session.url(), source };
-        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(ca).map_err(invalid)?);
+        // Text without any certificate is no error to the parser, but would trust nobody.
+        let trusted = reqwest::Certificate::from_pem_bundle(ca).unwrap_or_default();
+        if trusted.is_empty() {
+            return Err(Error::InvalidCa { url: session.url() });
+        }
+        builder = builder.tls_certs_only(trusted);
     }
     builder.build().map_err(|source| Error::Unreachable { url: session.url(), source })
 }

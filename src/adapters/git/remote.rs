@@ -107,7 +107,8 @@ impl Location {
                 Err(()) => invalid("a file URL names an absolute path on this machine: file:///path"),
             },
             "ssh" | "git+ssh" | "git" => invalid("ssh and git are not supported yet; use https"),
-            _ => invalid("only https, http, file and absolute paths are supported"),
+            // What seems a scheme may be the user in `user:password@host`.
+            _ => unsplit("only https, http, file and absolute paths are supported"),
         }
     }
 }

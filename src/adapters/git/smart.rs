@@ -41,7 +41,8 @@ fn fetch_commit(repository: &Repository, session: &std::sync::Arc<Session>, oid:
                 other => other,
             };
         }
-        connection.download(remote, &["refs/heads/*", "refs/tags/*"])
+        // A pattern needs a destination to be valid; nothing is written there.
+        connection.download(remote, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"])
     })?;
     if repository.find_commit(oid).is_err() {
         return Err(session.reference_not_found());
