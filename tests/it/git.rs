@@ -12,7 +12,10 @@ use tempfile::TempDir;
 use crate::support::repo::{GitHttp, Manner, Repo};
 
 const KEY: &str = "apps/source";
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
+
+/// Something done to the directory of a mirror.
+type Damage = fn(&Path);
 
 /// A cache of mirrors and what is fetched into it.
 struct Setup {
@@ -423,7 +426,7 @@ async fn a_damaged_mirror_is_built_again() {
     let repo = Repo::new();
     repo.commit_file("a.yaml", "a: 1\n");
     let server = GitHttp::start(&repo).await;
-    let damages: [(&str, fn(&Path)); 6] = [
+    let damages: [(&str, Damage); 6] = [
         ("no configuration", |mirror| fs::remove_file(mirror.join("HEAD")).unwrap()),
         ("an empty directory", |mirror| {
             fs::remove_dir_all(mirror).unwrap();
@@ -498,6 +501,66 @@ async fn what_a_killed_fetch_left_is_swept() {
     assert!(leftovers.iter().all(|leftover| !directory.join(leftover).exists()));
     setup.mirrors.remove(KEY).await.unwrap();
     assert_eq!(fs::read_dir(setup.cache.path().join("git")).unwrap().count(), 0);
+}
+
+/// A source that changes every minute must not get slower by the day, nor forget what it had.
+#[tokio::test]
+async fn many_packs_become_few_and_nothing_is_lost() {
+    let repo = Repo::new();
+    let mut commits = vec![repo.commit_file("a.yaml", "a: first\n")];
+    let setup = Setup::local(&repo);
+    setup.fetch().await.unwrap();
+    for n in 0..60 {
+        let commit = repo.commit_file("a.yaml", &format!("a: {n}\n"));
+        assert_eq!(setup.commit().await, commit);
+        commits.push(commit);
+        if n == 20 {
+            // Nothing but the packs keeps this one's content.
+            repo.git(&["reset", "-q", "--hard", &commits[0]]);
+        }
+        if n == 45 {
+            // Packs that a reader may have listed stay for as long as it reads.
+            let reader = setup.mirrors.open(KEY, &setup.remote).unwrap();
+            for more in 0..10 {
+                repo.commit_file("b.yaml", &format!("b: {more}\n"));
+                setup.fetch().await.unwrap();
+            }
+            assert!(packs(&setup.directory()) > 50);
+            assert!(reader.tree(id(&commits[1]), &[]).is_ok());
+        }
+    }
+    assert!(packs(&setup.directory()) < 20, "{}", packs(&setup.directory()));
+    for commit in commits {
+        assert_eq!(setup.paths(&commit, &["a.yaml"]), "a.yaml");
+        assert!(setup.read(&commit, "a.yaml").starts_with("a: "));
+    }
+}
+
+/// Reconciles, a webhook and a person may all ask at once.
+#[tokio::test]
+async fn one_fetch_at_a_time_per_mirror() {
+    let repo = Repo::new();
+    repo.commit_file("a.yaml", "a: 1\n");
+    let server = GitHttp::start(&repo).await;
+    let setup = Setup::http(&server);
+    let heads = futures::future::join_all((0..5).map(|_| setup.fetch())).await;
+    assert!(heads.iter().all(|head| head.as_ref().unwrap().commit.to_string() == repo.head()));
+    assert_eq!((server.lists(), server.packs()), (5, 1));
+
+    // Whoever waits for another's fetch does not wait longer than asked.
+    server.behave(Manner::Hang);
+    let (hung, waited) =
+        tokio::join!(setup.mirrors.fetch(KEY, &setup.remote, Duration::from_secs(2)), async {
+            while server.lists() < 6 {
+                tokio::task::yield_now().await;
+            }
+            let started = Instant::now();
+            let waited = setup.mirrors.fetch(KEY, &setup.remote, Duration::from_millis(100)).await;
+            assert!(started.elapsed() < Duration::from_secs(1));
+            waited
+        });
+    assert_eq!(hung.unwrap_err().reason(), "TimedOut");
+    assert_eq!(waited.unwrap_err().reason(), "TimedOut");
 }
 
 /// Nothing that could lead out of the tree is read, and nothing is left out in silence.

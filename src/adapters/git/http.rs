@@ -14,7 +14,7 @@ use std::{
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
 use reqwest::{
     Client, Response, StatusCode,
-    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, LOCATION},
+    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
     redirect,
 };
 use url::{Origin, Url};
@@ -248,7 +248,7 @@ impl Exchange {
             }
             status => return Err(Error::NotAGitServer { url, got: format!("HTTP {}", status.as_u16()) }),
         }
-        let kind = response.headers().get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
         if kind != wanted.as_bytes() {
             let got = match printable_bytes(kind) {
                 kind if kind.is_empty() => "an answer without a content type".to_owned(),

@@ -20,7 +20,8 @@ use git2::{ObjectType, Oid, Repository, RepositoryInitOptions};
 use jiff::Timestamp;
 
 use super::{
-    Bounds, CommitId, Error, Head, local, remote::Location, session::Session, smart, text::printable_bytes,
+    Bounds, CommitId, Error, Head, local, packs, remote::Location, session::Session, smart,
+    text::printable_bytes,
 };
 
 const HEAD: &str = "refs/countersign/head";
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     damaged: AtomicBool,
     /// The head that this process found complete.
     complete: Mutex<Option<Oid>>,
+    /// How many have the mirror open for reading. While it is locked, nobody opens it.
+    readers: Mutex<usize>,
 }
 
 /// A mirror, open for reading. The methods block; they do not change anything.
@@ -56,11 +59,14 @@ impl Mirror {
         if !directory.exists() {
             return Err(Error::NotFetched { url: location.to_string() });
         }
+        let mut readers = shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let opened = Repository::open_bare(&directory);
         let repository = opened.map_err(|error| {
             shared.damaged.store(true, Ordering::Relaxed);
             Error::mirror("its configuration", &directory, error)
         })?;
+        *readers += 1;
+        drop(readers);
         Ok(Self { repository, bounds, directory, shared })
     }
 
@@ -85,6 +91,20 @@ impl Mirror {
             git2::ErrorCode::NotFound => Error::UnknownCommit { commit },
             _ => self.damage("a commit", error),
         })
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        *self.shared.readers.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+    }
+}
+
+impl Shared {
+    /// Runs `work` unless somebody reads, and keeps readers out meanwhile.
+    fn unless_read(&self, work: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if *readers > 0 { Ok(()) } else { work() }
     }
 }
 
@@ -186,6 +206,10 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
     }
     note(repository, commit, &earlier).map_err(broken)?;
     *shared.complete.lock().unwrap_or_else(PoisonError::into_inner) = Some(commit);
+    // The fetch itself is done; packs that cannot be merged now can be later.
+    if let Err(error) = packs::merge(repository, session, |remove| shared.unless_read(remove)) {
+        tracing::debug!(error = &error as &dyn std::error::Error, "the packs of a git mirror are not merged");
+    }
     head(repository, commit).map_err(broken)
 }
 

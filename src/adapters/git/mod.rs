@@ -9,6 +9,7 @@
 //! | `mod.rs` | the entry points; one fetch at a time per mirror; time-outs |
 //! | `remote.rs` | what a source names: URL and reference, checked |
 //! | `mirror.rs` | a mirror on disk: update, verify, rebuild |
+//! | `packs.rs` | many small packs of a mirror become one |
 //! | `session.rs` | one fetch: its deadline, its caps, why it failed |
 //! | `smart.rs`, `http.rs` | fetching over HTTP(S): libgit2's protocol, our transport |
 //! | `local.rs` | fetching from a repository on this machine |
@@ -19,6 +20,7 @@ mod history;
 mod http;
 mod local;
 mod mirror;
+mod packs;
 mod remote;
 mod session;
 mod smart;

@@ -83,6 +83,9 @@ pub(super) enum Found {
     Refused(Reason),
 }
 
+/// An entry of a directory by its name; nothing beside the names of files that are not ours to read.
+type Listed = (Vec<u8>, Option<Found>);
+
 impl Mirror {
     /// The manifests of `commit` below `paths` (directories or files; none means everything).
     ///
@@ -135,8 +138,8 @@ impl Mirror {
         Ok(found)
     }
 
-    /// The entries of a directory; nothing beside the names of files that are not ours to read.
-    pub(super) fn list(&self, tree: Oid) -> Result<Vec<(Vec<u8>, Option<Found>)>, Error> {
+    /// The entries of a directory.
+    pub(super) fn list(&self, tree: Oid) -> Result<Vec<Listed>, Error> {
         let broken = |error| self.damage("a directory", error);
         let odb = self.repository.odb().map_err(broken)?;
         if odb.read_header(tree).map_err(broken)?.0 > TREE_BYTES {

@@ -1,6 +1,7 @@
 //! Real repositories, made by the git program, and a server for them that can misbehave.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::Write as _,
     path::{Path, PathBuf},
@@ -104,7 +105,8 @@ impl Repo {
         for n in 0..files {
             let content = format!("n: {n}\n");
             let directory = n / 100;
-            stream += &format!("M 644 inline d{directory}/f{n}.yaml\ndata {}\n{content}\n", content.len());
+            let length = content.len();
+            writeln!(stream, "M 644 inline d{directory}/f{n}.yaml\ndata {length}\n{content}").unwrap();
         }
         self.git_with(&["fast-import", "--quiet"], stream.as_bytes());
         self.git(&["rev-parse", "refs/heads/main"])
