@@ -8,6 +8,7 @@ use std::{
 
 use jiff::Timestamp;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::Notify;
 
 use crate::{
     api::{ApprovedImage, GitSource, ImagePolicy},
@@ -129,17 +130,25 @@ pub struct State {
 
 /// The state behind a lock; held for look-ups and pure decisions only, never across an await.
 #[derive(Clone, Debug, Default)]
-pub struct Memory(Arc<RwLock<State>>);
+pub struct Memory {
+    state: Arc<RwLock<State>>,
+    news: Arc<Notify>,
+}
 
 impl Memory {
     /// To look something up.
     pub fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read()
+        self.state.read()
+    }
+
+    /// Told whenever a watch changed something.
+    pub fn news(&self) -> Arc<Notify> {
+        Arc::clone(&self.news)
     }
 
     /// To change something.
     pub fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.write()
+        self.state.write()
     }
 }
 

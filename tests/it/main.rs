@@ -11,3 +11,5 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod kinds;
+mod git;
+mod support;

@@ -1,1 +1,0 @@
-//! Git mirrors: fetching, and reading files from the object database.
