@@ -25,9 +25,6 @@ use crate::domain::{
     release::{History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
 };
 
-
-
-
 /// Why an object that the API server accepted still means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {why}")]

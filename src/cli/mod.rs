@@ -1,6 +1,7 @@
 //! The command line.
 
 mod crds;
+mod run;
 
 use std::io::{self, Write};
 
@@ -18,6 +19,8 @@ pub struct Cli {
 enum Command {
     /// Print the definitions of Countersign's kinds, for kubectl apply --server-side -f -
     Crds(crds::Args),
+    /// Run the operator
+    Run(Box<run::Args>),
 }
 
 /// Does what the command line asks for.
@@ -28,6 +31,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match cli.command {
         Command::Crds(args) => crds::run(&args, &mut out)?,
+        Command::Run(args) => run::run(*args)?,
     }
     out.flush()?;
     Ok(())

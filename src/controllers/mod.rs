@@ -7,11 +7,17 @@
 //!                               └───> report: status of approvals, policies, sources; gauges
 //! ```
 
+pub mod approval;
 pub mod memory;
 pub mod queue;
+pub mod report;
+mod run;
+pub mod source;
 pub mod trail;
 pub mod watch;
 pub mod workload;
+
+pub use run::{Settings, StartError, run};
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    adapters::cluster::Cluster,
+    adapters::{cluster::Cluster, git::Mirrors},
     domain::workload::WorkloadId,
     telemetry::{Metrics, http::Readiness},
 };
@@ -42,6 +48,12 @@ pub struct Ctx {
     pub readiness: Readiness,
     /// Workloads to look at.
     pub workloads: Queue<WorkloadId>,
+    /// Mirrors of the sources' repositories.
+    pub mirrors: Mirrors,
+    /// What is kept of sources between syncs.
+    pub source_state: source::Sources,
+    /// Approvals to look at.
+    pub approvals: Queue<Key>,
     /// Sources to look at.
     pub sources: Queue<Key>,
     /// Histories and events to write.

@@ -95,7 +95,8 @@ impl Trail {
         self.wake();
     }
 
-    fn is_calm(&self) -> bool {
+    /// Whether no action is under way, nor was a moment ago.
+    pub fn is_calm(&self) -> bool {
         let silent = self.0.last_act.lock().is_none_or(|last| last.elapsed() >= CALM);
         silent && self.0.acting.load(Ordering::SeqCst) == 0
     }

@@ -1,15 +1,15 @@
 //! The integration tests: one binary, one module per subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
 
-mod crds;
-mod metrics;
-mod probes;
-mod tidy;
-mod manifest;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
-mod kinds;
+mod crds;
 mod git;
+mod kinds;
+mod manifest;
+mod metrics;
+mod probes;
 mod support;
+mod tidy;

@@ -64,12 +64,7 @@ pub struct Outcome {
 }
 
 /// Applies objects of whatever kinds; what is in step already is not written.
-pub async fn apply(
-    cluster: &Cluster,
-    source: &Key,
-    items: &[&Item],
-    memo: &Memo,
-) -> Result<Outcome, Error> {
+pub async fn apply(cluster: &Cluster, source: &Key, items: &[&Item], memo: &Memo) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     let mut kinds: BTreeMap<(&str, &str), Vec<&Item>> = BTreeMap::new();
     for item in items {
@@ -92,7 +87,9 @@ pub async fn apply(
                 ((id.namespace, id.name), object)
             })
             .collect();
-        let results = stream::iter(items)
+        // Collected first: a stream over a closure that borrows does not satisfy `Send` for every lifetime.
+        let work: Vec<_> = items
+            .into_iter()
             .map(|item| {
                 let found = found.get(&(item.id.namespace.clone(), item.id.name.clone()));
                 let problem = misplaced(item, resource.namespaced);
@@ -104,9 +101,8 @@ pub async fn apply(
                     (item, result)
                 }
             })
-            .buffer_unordered(CONCURRENCY)
-            .collect::<Vec<_>>()
-            .await;
+            .collect();
+        let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
         for (item, result) in results {
             match result {
                 Ok((stored, written)) => {
@@ -122,7 +118,9 @@ pub async fn apply(
 
 fn misplaced(item: &Item, namespaced: bool) -> Option<String> {
     match (namespaced, item.id.namespace.is_empty()) {
-        (true, true) => Some("metadata.namespace is missing; say in which namespace the object belongs".to_owned()),
+        (true, true) => {
+            Some("metadata.namespace is missing; say in which namespace the object belongs".to_owned())
+        }
         (false, false) => Some(format!(
             "metadata.namespace is set, but {} objects stand in no namespace; remove it",
             item.id.kind
@@ -146,7 +144,12 @@ async fn settle(
         // First the revocation: between the two writes the image must not count as approved.
         let forgotten = found.as_ref().is_some_and(is_forgotten);
         if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None)) {
-            found = Some(cluster.apply(&revocation, REVOCATION_FIELD_MANAGER).await.map_err(|error| error.explain())?);
+            found = Some(
+                cluster
+                    .apply(&revocation, REVOCATION_FIELD_MANAGER)
+                    .await
+                    .map_err(|error| error.explain())?,
+            );
             written = true;
         }
         if let Some(spec) = desired["spec"].as_object_mut() {
@@ -176,16 +179,13 @@ pub fn revocation(object: &Value) -> Option<Value> {
 }
 
 fn is_forgotten(object: &Value) -> bool {
-    let said = object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(FORGET_REVOCATION));
+    let said =
+        object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(FORGET_REVOCATION));
     said.is_some() && said == object.pointer("/spec/digest")
 }
 
 /// Deletes what the source does not say any more. Answers with what stays in its inventory for now.
-pub async fn prune(
-    ctx: &Ctx,
-    source: &Key,
-    gone: &BTreeSet<ObjectId>,
-) -> (BTreeSet<ObjectId>, Vec<Problem>) {
+pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTreeSet<ObjectId>, Vec<Problem>) {
     let needed = named_by_releases(ctx);
     let mut kept = BTreeSet::new();
     let mut problems = Vec::new();
@@ -217,9 +217,11 @@ async fn prune_one(cluster: &Cluster, source: &Key, id: &ObjectId) -> Result<(),
         Err(error) => return Err(error),
     };
     let label = |name: &str| found.pointer("/metadata/labels").and_then(|labels| labels[name].as_str());
-    let ours = label(SOURCE_NAME) == Some(source.1.as_str()) && label(SOURCE_NAMESPACE) == Some(source.0.as_str());
+    let ours =
+        label(SOURCE_NAME) == Some(source.1.as_str()) && label(SOURCE_NAMESPACE) == Some(source.0.as_str());
     let said = found.pointer("/metadata/annotations").and_then(|annotations| annotations[PRUNE].as_str());
-    let precious = ["Namespace", "CustomResourceDefinition", "PersistentVolumeClaim"].contains(&id.kind.as_str());
+    let precious =
+        ["Namespace", "CustomResourceDefinition", "PersistentVolumeClaim"].contains(&id.kind.as_str());
     let allowed = if precious { said == Some("enabled") } else { said != Some("disabled") };
     match found.pointer("/metadata/uid").and_then(Value::as_str) {
         Some(uid) if ours && allowed => {
@@ -271,7 +273,9 @@ impl Stage {
             "CustomResourceDefinition" if item.id.group() == "apiextensions.k8s.io" => Self::Ground,
             "ApprovedImage" if revocation(&item.value).is_some() => Self::Revocations,
             "ApprovedImage" | "ImagePolicy" if item.id.group() == crate::api::GROUP => Self::Rules,
-            kind if KINDS.iter().any(|row| row.kind == kind && row.group == item.id.group()) => Self::Workloads,
+            kind if KINDS.iter().any(|row| row.kind == kind && row.group == item.id.group()) => {
+                Self::Workloads
+            }
             _ => Self::Rest,
         }
     }

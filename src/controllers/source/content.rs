@@ -115,12 +115,7 @@ pub struct Files(Arc<Mutex<BTreeMap<(String, BlobId), Arc<File>>>>);
 
 impl Files {
     /// Reads a commit. Blocks.
-    pub fn read(
-        &self,
-        mirror: &Mirror,
-        commit: CommitId,
-        paths: &[String],
-    ) -> Result<Content, git::Error> {
+    pub fn read(&self, mirror: &Mirror, commit: CommitId, paths: &[String]) -> Result<Content, git::Error> {
         let tree = mirror.tree(commit, paths)?;
         let mut content = Content::default();
         for refused in &tree.refused {
@@ -212,8 +207,12 @@ pub fn workload_id(id: &ObjectId) -> Option<WorkloadId> {
 
 fn read_file(path: &str, bytes: &[u8]) -> File {
     let parsed = manifest::parse(path, bytes, &Limits::default());
-    let mut file =
-        File { items: Vec::new(), problems: Vec::new(), skipped: parsed.skipped, unreadable: !parsed.errors.is_empty() };
+    let mut file = File {
+        items: Vec::new(),
+        problems: Vec::new(),
+        skipped: parsed.skipped,
+        unreadable: !parsed.errors.is_empty(),
+    };
     for error in parsed.errors {
         file.problems.push(Problem {
             path: error.path,
@@ -256,7 +255,9 @@ fn appliable(mut value: Value) -> Value {
     let Some(object) = value.as_object_mut() else { return value };
     object.remove("status");
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["creationTimestamp", "resourceVersion", "uid", "generation", "selfLink", "managedFields"] {
+        for field in
+            ["creationTimestamp", "resourceVersion", "uid", "generation", "selfLink", "managedFields"]
+        {
             metadata.remove(field);
         }
     }
@@ -283,13 +284,22 @@ mod tests {
         let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, namespace: x, uid: u, managedFields: []}\nstatus: {}\n---\nno: object\n---\napiVersion: countersign.dev/v1alpha1\nkind: ImagePolicy\nmetadata: {name: p, namespace: x}\nspec: {mode: Enforce, signatures: []}\n---\napiVersion: countersign.dev/v1alpha1\nkind: ReleaseHistory\nmetadata: {name: h, namespace: x}\n---\n{broken\n";
         let file = read_file("a.yaml", text.as_bytes());
         assert_eq!(file.items.len(), 1);
-        assert_eq!(*file.items[0].value, serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}}));
+        assert_eq!(
+            *file.items[0].value,
+            serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}})
+        );
         assert_eq!(file.skipped, 1);
         assert!(file.unreadable);
         let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 3, "{problems:#?}");
-        assert!(problems.iter().any(|p| p.starts_with("a.yaml:7") && p.contains("signatures")), "{problems:#?}");
-        assert!(problems.iter().any(|p| p.contains("histories are written by the operator alone")), "{problems:#?}");
+        assert!(
+            problems.iter().any(|p| p.starts_with("a.yaml:7") && p.contains("signatures")),
+            "{problems:#?}"
+        );
+        assert!(
+            problems.iter().any(|p| p.contains("histories are written by the operator alone")),
+            "{problems:#?}"
+        );
     }
 
     #[test]

@@ -202,7 +202,9 @@ async fn hold_back(
     if !source.spec.allow_rewrite && !read.descends(head.commit, baseline).await? {
         return Ok(Some(HeldBack {
             reason: "HistoryRewritten",
-            message: format!("it does not descend from {baseline}, the commit applied last: the history was rewritten"),
+            message: format!(
+                "it does not descend from {baseline}, the commit applied last: the history was rewritten"
+            ),
             withdrawals: 0,
             prunes: 0,
         }));
@@ -318,12 +320,16 @@ fn refuse_what_others_own(ctx: &Ctx, key: &Key, content: &mut Content) {
         let others = memory.inventories.iter().filter(|(other, _)| *other != key);
         others.flat_map(|(other, ids)| ids.iter().map(|id| (id.identity(), other.clone()))).collect()
     };
-    let (refused, items): (Vec<Item>, Vec<Item>) =
-        std::mem::take(&mut content.items).into_iter().partition(|item| theirs.contains_key(&item.id.identity()));
+    let (refused, items): (Vec<Item>, Vec<Item>) = std::mem::take(&mut content.items)
+        .into_iter()
+        .partition(|item| theirs.contains_key(&item.id.identity()));
     content.items = items;
     for item in &refused {
         let owner = &theirs[&item.id.identity()];
-        let message = format!("GitSource {}/{} applies this object already; remove it from one of the two", owner.0, owner.1);
+        let message = format!(
+            "GitSource {}/{} applies this object already; remove it from one of the two",
+            owner.0, owner.1
+        );
         content.problems.push(Problem::about(item, message));
     }
 }
@@ -359,6 +365,7 @@ async fn catch_up(ctx: &Ctx, stored: &[Value]) -> Result<(), Error> {
         let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
         loop {
             let news = ctx.memory.news();
+            let notified = news.notified();
             let shown = {
                 let memory = ctx.memory.read();
                 match id.kind.as_str() {
@@ -369,7 +376,7 @@ async fn catch_up(ctx: &Ctx, stored: &[Value]) -> Result<(), Error> {
             if shown.is_some_and(|shown| shown >= generation) {
                 break;
             }
-            if tokio::time::timeout_at(deadline, news.notified()).await.is_err() {
+            if tokio::time::timeout_at(deadline, notified).await.is_err() {
                 return Err(Error::NotYet(format!("{id} was applied, but the watch has not shown it yet")));
             }
         }
@@ -393,7 +400,10 @@ async fn publish(
             let message = "metadata.namespace is missing; say in which namespace the object belongs";
             problems.push(Problem::about(item, message));
         } else if id.kind.template_of(&item.value).is_none() {
-            let message = format!("{} is missing", id.kind.template_pointer().trim_start_matches('/').replace('/', "."));
+            let message = format!(
+                "{} is missing",
+                id.kind.template_pointer().trim_start_matches('/').replace('/', ".")
+            );
             problems.push(Problem::about(item, message));
         } else {
             let labelled = Item { value: Arc::new(apply::labelled(&item.value, key)), ..(*item).clone() };
@@ -410,8 +420,12 @@ async fn publish(
     let mut changed = Vec::new();
     {
         let mut memory = ctx.memory.write();
-        let before: Vec<WorkloadId> =
-            memory.desired.iter().filter(|(_, desired)| desired.source == *key).map(|(id, _)| id.clone()).collect();
+        let before: Vec<WorkloadId> = memory
+            .desired
+            .iter()
+            .filter(|(_, desired)| desired.source == *key)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in before.into_iter().filter(|id| !said.contains_key(id)) {
             memory.desired.remove(&id);
             changed.push(id);
@@ -422,7 +436,9 @@ async fn publish(
                 continue;
             }
             let earlier = Arc::new(earlier.remove(&id).unwrap_or_default());
-            memory.desired.insert(id.clone(), Desired { source: key.clone(), manifest: Some(manifest), earlier });
+            memory
+                .desired
+                .insert(id.clone(), Desired { source: key.clone(), manifest: Some(manifest), earlier });
             changed.push(id);
         }
     }
@@ -449,14 +465,22 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
 async fn recover(ctx: &Ctx, key: &Key, source: &GitSource) {
     let kept = kept(ctx, key);
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
-    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| kept.published.is_none()) else { return };
+    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| kept.published.is_none()) else {
+        return;
+    };
     let (name, remote) = (mirror_key(key), remote(source));
     let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
     match publish_commit(&read, key, last).await {
-        Ok(()) => tracing::info!(source = key.1, commit = %last, "its remote is away; goes on with what was applied last"),
+        Ok(()) => {
+            tracing::info!(source = key.1, commit = %last, "its remote is away; goes on with what was applied last")
+        }
         Err(error) => {
             let error = anyhow_chain(&error);
-            tracing::warn!(source = key.1, error, "nothing of it can be read; only rollbacks and holds go on for its workloads");
+            tracing::warn!(
+                source = key.1,
+                error,
+                "nothing of it can be read; only rollbacks and holds go on for its workloads"
+            );
         }
     }
 }
@@ -492,8 +516,12 @@ async fn gone(ctx: &Ctx, key: &Key) -> Next {
     let freed: Vec<WorkloadId> = {
         let mut memory = ctx.memory.write();
         memory.inventories.remove(key);
-        let freed: Vec<WorkloadId> =
-            memory.desired.iter().filter(|(_, desired)| desired.source == *key).map(|(id, _)| id.clone()).collect();
+        let freed: Vec<WorkloadId> = memory
+            .desired
+            .iter()
+            .filter(|(_, desired)| desired.source == *key)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in &freed {
             memory.desired.remove(id);
         }
@@ -508,7 +536,11 @@ async fn gone(ctx: &Ctx, key: &Key) -> Next {
         return Next::Retry;
     }
     if let Err(error) = ctx.mirrors.remove(&mirror_key(key)).await {
-        tracing::warn!(source = key.1, error = anyhow_chain(&error), "the mirror of a deleted source cannot be removed");
+        tracing::warn!(
+            source = key.1,
+            error = anyhow_chain(&error),
+            "the mirror of a deleted source cannot be removed"
+        );
     }
     Next::Wait
 }
@@ -542,4 +574,3 @@ fn remote(source: &GitSource) -> Remote {
     };
     Remote { url: source.spec.url.clone(), reference, ca: None }
 }
-

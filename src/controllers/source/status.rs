@@ -125,7 +125,8 @@ impl Verdict {
     ) -> Self {
         let commit = head.commit.to_string();
         let ready = if let Some(first) = problems.first() {
-            let message = format!("commit {}: {} problems; the first: {first}", short(&commit), problems.len());
+            let message =
+                format!("commit {}: {} problems; the first: {first}", short(&commit), problems.len());
             Condition::new(READY, Status::False, "ProblemsFound", message)
         } else {
             let message = format!("applied {}: {objects} objects, {workloads} workloads", short(&commit));

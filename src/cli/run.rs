@@ -1,0 +1,111 @@
+//! `countersign run`: the operator.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    controllers::{self, Settings},
+    telemetry::{
+        LogFormat, Metrics,
+        http::{Readiness, Server},
+        init_logs,
+    },
+};
+
+/// What `countersign run` takes. Every flag has an environment variable.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The operator's own namespace: policies, approvals and sources in it count for the whole cluster
+    #[arg(
+        long,
+        env = "COUNTERSIGN_ROOT_NAMESPACE",
+        default_value = "countersign-system",
+        value_name = "NAME"
+    )]
+    root_namespace: String,
+    /// Where mirrors of git repositories are kept; may be lost at any time
+    #[arg(long, env = "COUNTERSIGN_CACHE_DIR", default_value = "/var/cache/countersign", value_name = "DIR")]
+    cache_dir: PathBuf,
+    /// Where /healthz, /readyz and /metrics are served
+    #[arg(
+        long,
+        env = "COUNTERSIGN_METRICS_ADDR",
+        default_value = "0.0.0.0:8080",
+        value_name = "ADDRESS:PORT"
+    )]
+    metrics_addr: SocketAddr,
+    /// How many workloads are looked at at once
+    #[arg(long, env = "COUNTERSIGN_CONCURRENCY", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    concurrency: u16,
+    /// How far apart pins are that only add a digest to what already runs; each restarts pods of one workload
+    #[arg(long, env = "COUNTERSIGN_PIN_INTERVAL_SECONDS", default_value_t = 2, value_name = "SECONDS")]
+    pin_interval_seconds: u64,
+    /// How logs are written
+    #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", default_value = "text", value_enum)]
+    log_format: LogFormat,
+    /// What is logged, as tracing's filters say it, such as info or countersign=debug
+    #[arg(long, env = "COUNTERSIGN_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    init_logs(args.log_format, &args.log).context("cannot set up logs")?;
+    // One TLS provider for everything; an error only says that it was chosen before.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(operate(args))
+}
+
+async fn operate(args: Args) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let (metrics, readiness) = (Metrics::new(), Readiness::default());
+    let started = readiness.part("start");
+    let server = Server::bind(args.metrics_addr).await?;
+    tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
+    let serving = tokio::spawn(server.serve(metrics.clone(), readiness.clone(), stop.clone()));
+    let mut config = kube::Config::infer().await.context(
+        "no cluster to talk to: neither a kubeconfig (KUBECONFIG, ~/.kube/config) nor a service account was found",
+    )?;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    // Watches are made anew every minute; a connection that is silent for longer is dead.
+    config.read_timeout = Some(Duration::from_secs(90));
+    config.headers.push((
+        http::header::USER_AGENT,
+        http::HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION"))),
+    ));
+    let client = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
+    std::fs::create_dir_all(&args.cache_dir)
+        .with_context(|| format!("cannot create {} (--cache-dir)", args.cache_dir.display()))?;
+    stop_on_signals(&stop)?;
+    let settings = Settings {
+        root_namespace: args.root_namespace,
+        cache_dir: args.cache_dir,
+        concurrency: usize::from(args.concurrency),
+        pin_interval: Duration::from_secs(args.pin_interval_seconds),
+    };
+    started.ready();
+    let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;
+    stop.cancel();
+    let _ = serving.await;
+    ended.context("the operator ended")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// SIGTERM and Ctrl-C end it in good order: what is under way is finished, and what is left to record is recorded.
+fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    });
+    Ok(())
+}

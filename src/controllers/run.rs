@@ -1,0 +1,479 @@
+//! Starts everything: watches first, then what decides, once all that is decided by is loaded.
+
+use std::{collections::BTreeSet, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+
+use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
+use kube::{
+    Api, Client, ResourceExt,
+    core::{DeserializeGuard, DynamicObject},
+};
+use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Ctx, Pacer, Shared, approval,
+    memory::{Area, Desired, Key, Memory, State},
+    queue::{self, queue},
+    report, source,
+    source::{content::workload_id, inventory},
+    trail::{self, Trail},
+    watch::{Seen, watch},
+    workload::{self, keep_live},
+};
+use crate::{
+    adapters::{
+        cluster::{self, Cluster, api_resource, live},
+        git::Mirrors,
+    },
+    api::{ApprovedImage, GitSource, ImagePolicy, ReleaseHistory, annotation::PAUSED},
+    domain::{
+        image::{Digest, Repository},
+        ledger::RecordKey,
+        policy::Namespace,
+        workload::{KINDS, Kind, WorkloadId},
+    },
+    telemetry::{
+        Metrics,
+        http::{PartHandle, Readiness},
+    },
+};
+
+/// How the operator is run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its own namespace.
+    pub root_namespace: String,
+    /// Where mirrors are kept.
+    pub cache_dir: PathBuf,
+    /// How many workloads are looked at at once.
+    pub concurrency: usize,
+    /// How far apart pins are that only add a digest to what already runs.
+    pub pin_interval: Duration,
+}
+
+/// Why it cannot start.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum StartError {
+    #[error("the inventories of the sources cannot be read")]
+    Inventories(#[source] cluster::Error),
+    #[error("the inventories of the sources cannot be read, and without them ownership is unknown: {}", .0.join("; "))]
+    BrokenInventories(Vec<String>),
+}
+
+/// How many sources are synced at once.
+const SOURCES: usize = 4;
+
+/// Runs until the token is cancelled.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    metrics: Metrics,
+    readiness: Readiness,
+    stop: CancellationToken,
+) -> Result<(), StartError> {
+    let (workloads, workload_wishes) = queue();
+    let (sources, source_wishes) = queue();
+    let (approvals, approval_wishes) = queue();
+    let ctx = Arc::new(Ctx {
+        cluster: Cluster::new(client),
+        memory: Memory::default(),
+        root: settings.root_namespace.clone(),
+        metrics,
+        readiness,
+        mirrors: Mirrors::new(&settings.cache_dir),
+        source_state: source::Sources::default(),
+        workloads: workloads.clone(),
+        approvals: approvals.clone(),
+        sources: sources.clone(),
+        trail: Trail::default(),
+        pacer: Pacer::new(settings.pin_interval),
+    });
+    let mut tasks = JoinSet::new();
+    let changes = Changes::default();
+    watch_everything(&ctx, &changes, &mut tasks, &stop);
+    let owned = ctx.readiness.part("inventories");
+    load_inventories(&ctx).await?;
+    owned.ready();
+    while !ctx.readiness.is_ready() {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(20)) => {}
+        }
+    }
+    forget_sources_that_are_gone(&ctx);
+    tracing::info!(workloads = ctx.memory.read().live.len(), "everything is loaded");
+    changes.everything();
+    for key in ctx.memory.read().sources.keys() {
+        sources.now(key.clone());
+    }
+    for key in ctx.memory.read().approvals.keys() {
+        approvals.now(key.clone());
+    }
+    tasks.spawn(spread(Arc::clone(&ctx), changes, stop.clone()));
+    tasks.spawn(trail::run(Arc::clone(&ctx), stop.clone()));
+    tasks.spawn(report::run(Arc::clone(&ctx), stop.clone()));
+    let at = |ctx: &Shared| Arc::clone(ctx);
+    let (a, b, c) = (at(&ctx), at(&ctx), at(&ctx));
+    let look = move |id| workload::look(Arc::clone(&a), id);
+    tasks.spawn(queue::run(workloads, workload_wishes, settings.concurrency, stop.clone(), look));
+    let look = move |key| source::look(Arc::clone(&b), key);
+    tasks.spawn(queue::run(sources, source_wishes, SOURCES, stop.clone(), look));
+    let look = move |key| approval::look(Arc::clone(&c), key);
+    tasks.spawn(queue::run(approvals, approval_wishes, SOURCES, stop.clone(), look));
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a part of the operator panicked; it stops, to be started anew");
+            stop.cancel();
+        }
+    }
+    Ok(())
+}
+
+/// What changed since workloads were last told.
+#[derive(Clone, Default)]
+struct Changes(Arc<(Mutex<Changed>, Notify)>);
+
+#[derive(Default)]
+struct Changed {
+    repositories: BTreeSet<Repository>,
+    digests: BTreeSet<Digest>,
+    namespaces: BTreeSet<String>,
+    everything: bool,
+}
+
+impl Changes {
+    fn note(&self, change: impl FnOnce(&mut Changed)) {
+        change(&mut self.0.0.lock());
+        self.0.1.notify_one();
+    }
+
+    fn everything(&self) {
+        self.note(|changed| changed.everything = true);
+    }
+}
+
+/// Sends workloads to be looked at when something changes that matters to them. Many changes at once (a sync that applies a
+/// thousand approvals) are taken together.
+async fn spread(ctx: Shared, changes: Changes, stop: CancellationToken) {
+    const TOGETHER: Duration = Duration::from_millis(20);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = changes.0.1.notified() => {}
+        }
+        let changed = std::mem::take(&mut *changes.0.0.lock());
+        let ids: Vec<WorkloadId> = {
+            let memory = ctx.memory.read();
+            if changed.everything {
+                memory.workloads().into_iter().collect()
+            } else {
+                let mut ids = memory.touched(&changed.repositories, &changed.digests);
+                if !changed.namespaces.is_empty() {
+                    ids.extend(
+                        memory
+                            .workloads()
+                            .into_iter()
+                            .filter(|id| changed.namespaces.contains(&id.namespace)),
+                    );
+                }
+                ids
+            }
+        };
+        for id in ids {
+            ctx.workloads.now(id);
+        }
+        tokio::time::sleep(TOGETHER).await;
+    }
+}
+
+fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    let client = ctx.cluster.client();
+    for kind in KINDS {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &api_resource(kind));
+        let (at, part) = (Arc::clone(ctx), ctx.readiness.part(kind.plural));
+        tasks.spawn(watch(api, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
+    }
+    let (at, told) = (Arc::clone(ctx), changes.clone());
+    let part = ctx.readiness.part("namespaces");
+    let see = move |seen| see_namespace(&at, &told, seen);
+    tasks.spawn(watch(Api::<NamespaceObject>::all(client), part, stop.clone(), see));
+    let (at, told) = (Arc::clone(ctx), changes.clone());
+    watch_own(ctx, "approvals", tasks, stop, move |seen| see_approval(&at, &told, seen));
+    let (at, told) = (Arc::clone(ctx), changes.clone());
+    watch_own(ctx, "policies", tasks, stop, move |seen| see_policy(&at, &told, seen));
+    let at = Arc::clone(ctx);
+    watch_own(ctx, "sources", tasks, stop, move |seen| see_source(&at, seen));
+    let at = Arc::clone(ctx);
+    watch_own(ctx, "histories", tasks, stop, move |seen| see_history(&at, seen));
+}
+
+/// Watches one of our kinds. An object that cannot be read is a change too: it must not hide the others.
+fn watch_own<K>(
+    ctx: &Shared,
+    name: &'static str,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+    mut see: impl FnMut(Seen<Own<K>>) + Send + 'static,
+) where
+    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+{
+    let api: Api<DeserializeGuard<K>> = Api::all(ctx.cluster.client());
+    let part: PartHandle = ctx.readiness.part(name);
+    let memory = ctx.memory.clone();
+    let see = move |seen: Seen<DeserializeGuard<K>>| {
+        let seen = match seen {
+            Seen::Gone(key) => Seen::Gone(key),
+            Seen::There(guard) => {
+                let key = (guard.namespace().unwrap_or_default(), guard.name_any());
+                Seen::There(Own { key, object: guard.0.map_err(|invalid| invalid.error) })
+            }
+        };
+        see(seen);
+        memory.news().notify_waiters();
+    };
+    tasks.spawn(watch(api, part, stop.clone(), see));
+}
+
+/// An object of ours, or why it cannot be read.
+struct Own<K> {
+    key: Key,
+    object: Result<K, String>,
+}
+
+/// Keeps why an object cannot be read, or that it can.
+fn note_validity(memory: &mut State, kind: &'static str, key: &Key, invalid: Option<String>) {
+    match invalid {
+        Some(why) => {
+            tracing::error!(
+                kind,
+                namespace = key.0,
+                name = key.1,
+                why,
+                "an object cannot be read and does not count"
+            );
+            memory.invalid.insert((kind, key.clone()), why);
+        }
+        None => {
+            memory.invalid.remove(&(kind, key.clone()));
+        }
+    }
+}
+
+fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<DynamicObject>) {
+    let id = match seen {
+        Seen::Gone((namespace, name)) => {
+            let id = WorkloadId { kind, namespace, name };
+            let mut memory = ctx.memory.write();
+            memory.live.remove(&id);
+            if !memory.desired.contains_key(&id) && !memory.histories.contains_key(&id) {
+                memory.findings.remove(&id);
+            }
+            id
+        }
+        Seen::There(object) => {
+            let Ok(value) = serde_json::to_value(&object) else { return };
+            let Some(seen) = live(kind, value) else { return };
+            let id = seen.id.clone();
+            keep_live(&mut ctx.memory.write(), seen.id, seen.live);
+            id
+        }
+    };
+    if ctx.readiness.is_ready() {
+        ctx.workloads.now(id);
+    }
+}
+
+fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
+    let mut memory = ctx.memory.write();
+    let (name, area) = match seen {
+        Seen::Gone((_, name)) => (name, None),
+        Seen::There(object) => {
+            let name = object.name_any();
+            if name == ctx.root {
+                let paused = object.annotations().get(PAUSED).cloned();
+                if memory.paused != paused {
+                    tracing::warn!(paused = paused.as_deref().unwrap_or("no"), "pause");
+                    memory.paused = paused;
+                    changes.everything();
+                }
+            }
+            let namespace = Namespace { name: name.clone(), labels: Some(object.labels().clone()) };
+            (name, Some(Area { namespace, ending: object.metadata.deletion_timestamp.is_some() }))
+        }
+    };
+    let before = memory.namespaces.get(&name).cloned();
+    if before == area {
+        return;
+    }
+    match area.clone() {
+        Some(area) => memory.namespaces.insert(name.clone(), area),
+        None => memory.namespaces.remove(&name),
+    };
+    if area.is_some_and(|area| area.ending) {
+        for key in memory.approvals.keys().filter(|key| key.0 == name) {
+            ctx.approvals.now(key.clone());
+        }
+    }
+    drop(memory);
+    changes.note(|changed| {
+        changed.namespaces.insert(name);
+    });
+}
+
+fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
+    let mut touched = Vec::new();
+    let mut memory = ctx.memory.write();
+    match seen {
+        Seen::Gone(key) => {
+            memory.approvals.remove(&key);
+            note_validity(&mut memory, "ApprovedImage", &key, None);
+            touched.extend(memory.ledger.remove(&record_key(&key)));
+        }
+        Seen::There(Own { key, object }) => {
+            let record = match &object {
+                Ok(object) => object.record(&ctx.root).map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            };
+            if let Ok(object) = object {
+                memory.approvals.insert(key.clone(), Arc::new(object));
+            }
+            note_validity(&mut memory, "ApprovedImage", &key, record.as_ref().err().cloned());
+            // What cannot be read keeps counting as it last could: a revocation must not vanish.
+            if let Ok(record) = record {
+                let before = memory.ledger.get(&record_key(&key)).cloned();
+                if memory.ledger.insert(record.clone()) {
+                    touched.extend(before);
+                    touched.push(record);
+                }
+            }
+            ctx.approvals.now(key);
+        }
+    }
+    drop(memory);
+    if !touched.is_empty() {
+        changes.note(|changed| {
+            for record in touched {
+                changed.repositories.insert(record.repository);
+                changed.digests.insert(record.digest);
+            }
+        });
+    }
+}
+
+fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
+    let mut memory = ctx.memory.write();
+    let changed = match seen {
+        Seen::Gone(key) => {
+            memory.policy_objects.remove(&key);
+            note_validity(&mut memory, "ImagePolicy", &key, None);
+            memory.policies.remove(&key).is_some()
+        }
+        Seen::There(Own { key, object }) => {
+            let policy = match &object {
+                Ok(object) => object.policy(&ctx.root).map_err(|error| error.to_string()),
+                Err(why) => Err(why.clone()),
+            };
+            if let Ok(object) = object {
+                memory.policy_objects.insert(key.clone(), Arc::new(object));
+            }
+            note_validity(&mut memory, "ImagePolicy", &key, policy.as_ref().err().cloned());
+            match policy {
+                Ok(policy) => memory.policies.insert(key, policy.clone()) != Some(policy),
+                Err(_) => false,
+            }
+        }
+    };
+    drop(memory);
+    if changed {
+        changes.everything();
+    }
+}
+
+fn see_source(ctx: &Ctx, seen: Seen<Own<GitSource>>) {
+    let mut memory = ctx.memory.write();
+    let key = match seen {
+        Seen::Gone(key) => {
+            memory.sources.remove(&key);
+            note_validity(&mut memory, "GitSource", &key, None);
+            key
+        }
+        Seen::There(Own { key, object }) => {
+            note_validity(&mut memory, "GitSource", &key, object.as_ref().err().cloned());
+            let Ok(object) = object else { return };
+            let asked = |source: &GitSource| (source.spec.clone(), source.annotations().clone());
+            let known = memory.sources.get(&key).map(|known| asked(known));
+            let news = known.is_none_or(|known| known != asked(&object));
+            memory.sources.insert(key.clone(), Arc::new(object));
+            if !news {
+                return;
+            }
+            key
+        }
+    };
+    drop(memory);
+    if ctx.readiness.is_ready() {
+        ctx.sources.now(key);
+    }
+}
+
+fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
+    let loaded = ctx.readiness.is_ready();
+    let mut memory = ctx.memory.write();
+    match seen {
+        Seen::Gone(key) => {
+            note_validity(&mut memory, "ReleaseHistory", &key, None);
+            let found = memory.histories.iter_mut().find(|(id, _)| trail::history_name(id) == key.1);
+            // Only the operator removes histories, after it forgot them: what is still known here was removed by somebody else.
+            if let Some((_, tracked)) = found {
+                tracked.exists = false;
+                tracked.dirty = Some(tokio::time::Instant::now());
+                ctx.trail.wake();
+            }
+        }
+        Seen::There(Own { key, object }) => {
+            note_validity(&mut memory, "ReleaseHistory", &key, object.as_ref().err().cloned());
+            let Some((id, tracked, unreadable)) = object.ok().as_ref().and_then(trail::stored) else {
+                return;
+            };
+            for why in unreadable {
+                tracing::error!(history = key.1, why, "a part of a history cannot be read");
+            }
+            if !loaded {
+                memory.histories.insert(id, tracked);
+            }
+        }
+    }
+}
+
+fn record_key(key: &Key) -> RecordKey {
+    RecordKey { namespace: key.0.clone(), name: key.1.clone() }
+}
+
+/// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
+async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
+    let (inventories, problems) =
+        inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
+    if !problems.is_empty() {
+        return Err(StartError::BrokenInventories(problems));
+    }
+    let mut memory = ctx.memory.write();
+    for (key, inventory) in inventories {
+        for id in inventory.iter().filter_map(workload_id) {
+            let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
+            memory.desired.insert(id, desired);
+        }
+        memory.inventories.insert(key, inventory);
+    }
+    Ok(())
+}
+
+/// Sources that were deleted while the operator was away.
+fn forget_sources_that_are_gone(ctx: &Ctx) {
+    let memory = ctx.memory.read();
+    for key in memory.inventories.keys().filter(|key| !memory.sources.contains_key(*key)) {
+        ctx.sources.now(key.clone());
+    }
+}
