@@ -254,6 +254,26 @@ impl ControlPlane {
             .collect())
     }
 
+    /// Starts a program beside the control plane: it ends with it, and its output goes to `<name>.log` in the directory.
+    pub fn spawn(&self, name: &'static str, command: std::process::Command) -> anyhow::Result<()> {
+        self.processes().spawn(name, command)
+    }
+
+    /// Ends a program as kill -9 does.
+    pub fn kill(&self, name: &str) -> anyhow::Result<()> {
+        self.processes().kill(name)
+    }
+
+    /// Sends a signal by name (`STOP`, `CONT`, `TERM`).
+    pub fn signal(&self, name: &str, signal: &str) -> anyhow::Result<()> {
+        self.processes().signal(name, signal)
+    }
+
+    /// The output of a program so far.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.components.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
     /// Freezes all controllers: nothing rolls out, nothing is garbage collected.
     pub fn pause_controller_manager(&self) -> anyhow::Result<()> {
         self.processes().signal(CONTROLLER_MANAGER.name, "STOP")

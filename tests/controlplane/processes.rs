@@ -97,7 +97,7 @@ impl Processes {
     }
 
     /// SIGKILL, as when a machine fails: no goodbye to clients.
-    pub fn kill(&mut self, name: &'static str) -> anyhow::Result<()> {
+    pub fn kill(&mut self, name: &str) -> anyhow::Result<()> {
         ensure!(self.leader.is_none_or(|(leader, _)| leader != name), "{name} leads the process group");
         let mut child = self.running.remove(name).with_context(|| format!("{name} is not running"))?;
         child.kill().with_context(|| format!("kill {name}"))?;

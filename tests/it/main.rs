@@ -8,6 +8,7 @@ mod controlplane_tests;
 mod crds;
 mod git;
 mod kinds;
+mod loop_closed;
 mod manifest;
 mod metrics;
 mod probes;

@@ -1,3 +1,5 @@
 //! What the tests stand on.
 
+pub mod operator;
 pub mod repo;
+pub mod scene;

@@ -1,0 +1,106 @@
+//! The real operator binary, beside a real control plane.
+
+use std::{net::TcpListener, process::Command, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use kube::{Api, api::PostParams};
+
+use crate::controlplane::{ControlPlane, eventually};
+
+/// The namespace in which the operators of tests live.
+pub const ROOT: &str = "countersign-system";
+
+/// A running operator; it ends with its control plane.
+pub struct Operator<'a> {
+    plane: &'a ControlPlane,
+    pub metrics_port: u16,
+}
+
+const NAME: &str = "countersign";
+
+/// Installs the definitions and makes the root namespace.
+pub async fn install(plane: &ControlPlane) {
+    let client = plane.client();
+    let definitions = Api::all(client.clone());
+    for crd in countersign::api::crds() {
+        definitions.create(&PostParams::default(), &crd).await.unwrap();
+    }
+    let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    let root = serde_json::from_value(serde_json::json!({"metadata": {"name": ROOT}})).unwrap();
+    namespaces.create(&PostParams::default(), &root).await.unwrap();
+    eventually("the definitions are served", Duration::from_secs(20), async || {
+        for crd in countersign::api::crds() {
+            let name = crd.metadata.name.clone().unwrap_or_default();
+            let found = definitions.get(&name).await?;
+            let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
+            ensure!(conditions.iter().any(|c| c.type_ == "Established" && c.status == "True"), "{name}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+impl<'a> Operator<'a> {
+    /// Starts an operator and waits until it is ready.
+    pub async fn start(plane: &'a ControlPlane) -> Self {
+        let operator = Self { plane, metrics_port: free_port() };
+        operator.restart().await;
+        operator
+    }
+
+    /// Starts it (again), with the same cache, and waits until it is ready.
+    pub async fn restart(&self) {
+        self.spawn();
+        self.ready().await;
+    }
+
+    /// Starts it (again), with the same cache.
+    pub fn spawn(&self) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        command
+            .arg("run")
+            .env("KUBECONFIG", self.plane.kubeconfig_path())
+            .env("COUNTERSIGN_ROOT_NAMESPACE", ROOT)
+            .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))
+            .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
+            .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
+            .env("COUNTERSIGN_LOG", "countersign=debug,info");
+        self.plane.spawn(NAME, command).expect("the operator binary starts");
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        let url = format!("http://127.0.0.1:{}/readyz", self.metrics_port);
+        eventually("the operator is ready", Duration::from_secs(60), async || {
+            let answer = reqwest::get(&url).await?;
+            let status = answer.status();
+            let body = answer.text().await?;
+            ensure!(status == 200, "{status}: {body}");
+            Ok(())
+        })
+        .await;
+    }
+
+    /// Ends it as kill -9 does.
+    pub fn kill(&self) {
+        self.plane.kill(NAME).unwrap();
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.plane.log(NAME)
+    }
+
+    /// One sample of its metrics, by the text of its series.
+    pub async fn metric(&self, series: &str) -> anyhow::Result<f64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);
+        let text = reqwest::get(&url).await?.text().await?;
+        let line =
+            text.lines().find(|line| line.starts_with(series)).with_context(|| format!("no {series}"))?;
+        line.rsplit(' ').next().and_then(|value| value.parse().ok()).with_context(|| line.to_owned())
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
