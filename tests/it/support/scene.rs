@@ -41,6 +41,20 @@ pub struct Scene {
     pub namespace: String,
     pub repo: Repo,
     pub source: String,
+    log: std::path::PathBuf,
+}
+
+/// A story that fails shows what the operator said of its namespace.
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let about: Vec<&str> = log.lines().filter(|line| line.contains(&self.namespace)).collect();
+            for line in about.iter().skip(about.len().saturating_sub(40)) {
+                eprintln!("operator: {line}");
+            }
+        }
+    }
 }
 
 impl Scene {
@@ -52,7 +66,9 @@ impl Scene {
     /// On a control plane with an operator. The repository holds the policy, and the source follows it; nothing else.
     pub async fn on(plane: &ControlPlane, name: &str) -> Self {
         let namespace = plane.namespace(name).await;
-        let scene = Self { client: plane.client(), source: namespace.clone(), namespace, repo: Repo::new() };
+        let log = plane.directory().join("countersign.log");
+        let scene =
+            Self { client: plane.client(), source: namespace.clone(), namespace, repo: Repo::new(), log };
         scene.write("policy.yaml", &scene.policy("Enforce"));
         scene.repo.commit("policy");
         scene.follow(json!({})).await;
