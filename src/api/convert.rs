@@ -182,7 +182,7 @@ impl ReleaseHistoryStatus {
             uid: history.uid.clone(),
             present: history.present.clone(),
             present_images: history.present().map(|release| cut(&release.summary(), 1024)),
-            releases: history.releases.iter().map(|release| write_release(release)).collect(),
+            releases: history.releases.iter().map(write_release).collect(),
             hold: history.hold.as_ref().map(|hold| WireHold {
                 since: Time(hold.since),
                 rejected: hold

@@ -17,8 +17,10 @@ mod walk;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
-use serde::{Serialize, ser};
+use serde::Serialize;
 use serde_json::Value;
+
+use crate::domain::manifest::{self, WriteError};
 
 pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
 pub use fit::fit_status;
@@ -60,10 +62,10 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
 ///
 /// # Errors
 /// When the value has no form in YAML, such as a map with keys that are not strings.
-pub fn to_yaml(value: &impl Serialize) -> Result<String, serde_saphyr::ser::Error> {
-    let mut value = serde_json::to_value(value).map_err(<serde_saphyr::ser::Error as ser::Error>::custom)?;
+pub fn to_yaml(value: &impl Serialize) -> Result<String, WriteError> {
+    let mut value = serde_json::to_value(value).map_err(WriteError::Json)?;
     whole_numbers(&mut value);
-    serde_saphyr::to_string(&value)
+    manifest::to_yaml(&value)
 }
 
 /// The bounds in a definition are floating-point numbers; `0` reads better than `0.0` and means the same.

@@ -169,7 +169,7 @@ mod tests {
                 let (seen, at_once, queue) = (seen.clone(), at_once.clone(), queue.clone());
                 async move {
                     assert!(at_once.fetch_add(1, Ordering::SeqCst) < 2, "concurrency");
-                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    tokio::task::yield_now().await;
                     at_once.fetch_sub(1, Ordering::SeqCst);
                     let times = {
                         let mut seen = seen.lock();
@@ -192,7 +192,10 @@ mod tests {
             }
         };
         let running = tokio::spawn(run(queue, wishes, 2, stop.clone(), look));
-        tokio::time::sleep(Duration::from_mins(1)).await;
+        for _ in 0..600 {
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+        }
         stop.cancel();
         running.await.unwrap();
         assert_eq!(*seen.lock(), BTreeMap::from([(0, 2), (1, 3), (2, 2), (3, 2), (4, 1)]));

@@ -72,10 +72,10 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         tell(ctx, id, &before, &plan);
         return Ok(recheck(ctx, id, &plan, now));
     };
-    if action.step == Step::Pin {
-        if let Err(wait) = ctx.pacer.turn() {
-            return Ok(Next::After(wait));
-        }
+    if action.step == Step::Pin
+        && let Err(wait) = ctx.pacer.turn()
+    {
+        return Ok(Next::After(wait));
     }
     let acting = ctx.trail.acting();
     let outcome = ctx.cluster.act(id, action).await;
@@ -172,7 +172,7 @@ fn find(world: &World<'_>, plan: &Plan) -> Finding {
             (policy.key.clone(), against.collect::<Vec<_>>())
         })
         .collect();
-    let runs = history.present().map(|release| release.images()).unwrap_or(live);
+    let runs = history.present().map(super::super::domain::release::Release::images).unwrap_or(live);
     Finding {
         said: Said { state: Some(plan.state), message: plan.message.clone(), missing: plan.missing.clone() },
         fallback: plan.fallback,
@@ -321,10 +321,10 @@ fn forget(ctx: &Ctx, id: &WorkloadId) {
         let id = id_of(&object);
         let uid = cluster.get(&id).await.ok().flatten();
         let uid = uid.as_ref().and_then(|found| found.pointer("/metadata/uid")).and_then(Value::as_str);
-        if let Some(uid) = uid {
-            if let Err(error) = cluster.delete(&id, uid).await {
-                tracing::warn!(%id, error = %error.explain(), "an old history cannot be deleted");
-            }
+        if let Some(uid) = uid
+            && let Err(error) = cluster.delete(&id, uid).await
+        {
+            tracing::warn!(%id, error = %error.explain(), "an old history cannot be deleted");
         }
     });
 }

@@ -110,6 +110,7 @@ mod tests {
 
     const TEMPLATE: &[&str] = &["spec", "template"];
 
+    #[expect(clippy::needless_pass_by_value, reason = "reads better with json! in the calls")]
     fn entry(manager: &str, operation: &str, fields: Value) -> Value {
         json!({"manager": manager, "operation": operation, "apiVersion": "apps/v1", "fieldsType": "FieldsV1", "fieldsV1": fields})
     }
@@ -167,8 +168,8 @@ mod tests {
     fn entries_of_our_patches_are_dropped() {
         let patched = entry(MANAGER, "Update", json!({"f:spec": {}}));
         let applied = entry(MANAGER, "Apply", json!({"f:spec": {}}));
-        assert!(own_update_entry(&[patched.clone()]));
-        assert!(!own_update_entry(&[applied.clone()]));
+        assert!(own_update_entry(std::slice::from_ref(&patched)));
+        assert!(!own_update_entry(std::slice::from_ref(&applied)));
         assert_eq!(without_own_updates(&[patched, applied.clone()]), [applied]);
     }
 }

@@ -168,20 +168,19 @@ impl Policy {
                 reasons.extend(Reason::of(&standing, &image.to_string()).filter(|_| must));
                 Some(Resolved { image, approved_at })
             }
-            (None, Some(tag)) => match ledger.resolve(&reference.repository, &tag, &acceptance, now) {
-                Some(claim) => {
+            (None, Some(tag)) => {
+                if let Some(claim) = ledger.resolve(&reference.repository, &tag, &acceptance, now) {
                     let must = asks || matches!(claim.standing, Standing::Revoked(_));
                     let image = reference.pin(claim.record.digest.clone());
                     reasons.extend(Reason::of(&claim.standing, &image.to_string()).filter(|_| must));
                     // Without anybody asking for approval, an expired claim pins nothing.
                     (must || claim.standing == Standing::Approved)
                         .then_some(Resolved { image, approved_at: Some(claim.record.approved_at) })
-                }
-                None => {
+                } else {
                     reasons.extend(asks.then(|| Reason::unlisted_tag(reference)));
                     None
                 }
-            },
+            }
             (None, None) => None,
         };
         (resolved, reasons)

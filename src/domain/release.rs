@@ -263,10 +263,10 @@ impl History {
             Outcome::Failed => RollbackOutcome::Failed,
             Outcome::Unproven => return,
         };
-        if let Some(last) = self.rollbacks.last_mut().filter(|last| Some(&last.to) == present.as_ref()) {
-            if last.outcome != RollbackOutcome::Completed {
-                last.outcome = ended;
-            }
+        if let Some(last) = self.rollbacks.last_mut().filter(|last| Some(&last.to) == present.as_ref())
+            && last.outcome != RollbackOutcome::Completed
+        {
+            last.outcome = ended;
         }
     }
 

@@ -203,3 +203,53 @@ fn fields_for_the_root_namespace_are_named() {
         ["spec.match.namespaceSelector", "spec.match.exclude", "spec.rollback"]
     );
 }
+
+/// The offline check is only worth something if the API server says the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_accepts_and_refuses_the_same_as_the_offline_check() {
+    let plane = crate::support::scene::shared_plane().await;
+    let namespace = plane.namespace("kinds").await;
+    let api = |object: &Value| {
+        let resource = api::crds()
+            .into_iter()
+            .find(|crd| crd.spec.names.kind == object["kind"].as_str().unwrap())
+            .map(|crd| {
+                let gvk = kube::core::GroupVersionKind::gvk(api::GROUP, api::VERSION, &crd.spec.names.kind);
+                kube::core::ApiResource::from_gvk_with_plural(&gvk, &crd.spec.names.plural)
+            })
+            .unwrap();
+        kube::Api::<kube::core::DynamicObject>::namespaced_with(plane.client(), &namespace, &resource)
+    };
+    let here = |object: &Value| {
+        let mut object = object.clone();
+        object["metadata"]["namespace"] = namespace.as_str().into();
+        serde_json::from_value::<kube::core::DynamicObject>(object).unwrap()
+    };
+    let dry = kube::api::PostParams { dry_run: true, ..Default::default() };
+    for case in cases("good") {
+        let object = &case.documents[0];
+        let answer = api(object).create(&dry, &here(object)).await;
+        answer.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+    }
+    // Unknown fields and nulls are dropped in silence by the API server unless a client asks for strictness.
+    for case in cases("bad") {
+        let object = &case.documents[0];
+        let unknown =
+            case.expect.iter().all(|expect| expect.contains("unknown field") || expect.contains("null"));
+        let answer = api(object).create(&dry, &here(object)).await;
+        assert!(unknown || answer.is_err(), "{} is accepted by the API server", case.name);
+    }
+    for (directory, good) in [("good-updates", true), ("bad-updates", false)] {
+        for case in cases(directory) {
+            let (old, mut new) = (here(&case.documents[0]), here(&case.documents[1]));
+            let name = old.metadata.name.clone().unwrap();
+            let api = api(&case.documents[0]);
+            let stored = api.create(&Default::default(), &old).await.unwrap();
+            new.metadata.resource_version = stored.metadata.resource_version;
+            let answer = api.replace(&name, &dry, &new).await;
+            assert_eq!(answer.is_ok(), good, "{}: {answer:?}", case.name);
+            // A revoked approval is kept by a finalizer; the others go.
+            let _ = api.delete(&name, &Default::default()).await;
+        }
+    }
+}

@@ -108,7 +108,7 @@ impl Cluster {
     pub async fn apply(&self, object: &Value, manager: &str) -> Result<Value, Error> {
         let id = id_of(object);
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let request = self.request_for(&resource, &id);
+        let request = request_for(&resource, &id);
         let patch = Patch::Apply(object);
         let http = request.patch(&id.name, &PatchParams::apply(manager).force(), &patch);
         self.send("apply", &id.to_string(), http).await
@@ -117,14 +117,14 @@ impl Cluster {
     /// An object, if it exists.
     pub async fn get(&self, id: &ObjectId) -> Result<Option<Value>, Error> {
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = self.request_for(&resource, id).get(&id.name, &kube::api::GetParams::default());
+        let http = request_for(&resource, id).get(&id.name, &kube::api::GetParams::default());
         absent(self.send("get", &id.to_string(), http).await)
     }
 
     /// Whether an object exists; its content is not read.
     pub async fn exists(&self, id: &ObjectId) -> Result<bool, Error> {
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = self.request_for(&resource, id).get_metadata(&id.name, &kube::api::GetParams::default());
+        let http = request_for(&resource, id).get_metadata(&id.name, &kube::api::GetParams::default());
         Ok(absent(self.send::<Value>("get", &id.to_string(), http).await)?.is_some())
     }
 
@@ -165,7 +165,7 @@ impl Cluster {
             propagation_policy: Some(kube::api::PropagationPolicy::Background),
             ..kube::api::DeleteParams::default()
         };
-        let http = self.request_for(&resource, id).delete(&id.name, &params);
+        let http = request_for(&resource, id).delete(&id.name, &params);
         absent(self.send::<Value>("delete", &id.to_string(), http).await).map(drop)
     }
 
@@ -179,7 +179,7 @@ impl Cluster {
             why: error.to_string(),
         })?;
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let http = self.request_for(&resource, &id).create(&params, bytes);
+        let http = request_for(&resource, &id).create(&params, bytes);
         match self.send::<Value>("create", &id.to_string(), http).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some(409) => Ok(false),
@@ -194,7 +194,7 @@ impl Cluster {
             Error::Malformed { operation: "patch", object: id.to_string(), why: error.to_string() }
         })?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let http = self.request_for(&resource, id).patch(&id.name, &params, &Patch::<()>::Json(patch));
+        let http = request_for(&resource, id).patch(&id.name, &params, &Patch::<()>::Json(patch));
         self.send("patch", &id.to_string(), http).await
     }
 
@@ -229,11 +229,6 @@ impl Cluster {
         Ok(found)
     }
 
-    fn request_for(&self, resource: &Resource, id: &ObjectId) -> Request {
-        let namespace = resource.namespaced.then_some(id.namespace.as_str());
-        Request::new(DynamicObject::url_path(&resource.api, namespace))
-    }
-
     async fn send<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -253,6 +248,11 @@ impl Cluster {
             Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
         }
     }
+}
+
+fn request_for(resource: &Resource, id: &ObjectId) -> Request {
+    let namespace = resource.namespaced.then_some(id.namespace.as_str());
+    Request::new(DynamicObject::url_path(&resource.api, namespace))
 }
 
 /// What an object is, from its own words.

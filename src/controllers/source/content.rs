@@ -111,7 +111,9 @@ struct File {
 
 /// Files that were read before, by path and content: one changed file among ten thousand costs one file.
 #[derive(Clone, Debug, Default)]
-pub struct Files(Arc<Mutex<BTreeMap<(String, BlobId), Arc<File>>>>);
+pub struct Files(Arc<Mutex<ByContent>>);
+
+type ByContent = BTreeMap<(String, BlobId), Arc<File>>;
 
 impl Files {
     /// Reads a commit. Blocks.
@@ -261,14 +263,12 @@ fn appliable(mut value: Value) -> Value {
             metadata.remove(field);
         }
     }
-    if is_secret {
-        if let Some(Value::Object(plain)) = object.remove("stringData") {
-            let data = object.entry("data").or_insert_with(|| Value::Object(Map::new()));
-            if let Some(data) = data.as_object_mut() {
-                for (key, value) in plain {
-                    let text = value.as_str().unwrap_or_default();
-                    data.insert(key, base64::engine::general_purpose::STANDARD.encode(text).into());
-                }
+    if is_secret && let Some(Value::Object(plain)) = object.remove("stringData") {
+        let data = object.entry("data").or_insert_with(|| Value::Object(Map::new()));
+        if let Some(data) = data.as_object_mut() {
+            for (key, value) in plain {
+                let text = value.as_str().unwrap_or_default();
+                data.insert(key, base64::engine::general_purpose::STANDARD.encode(text).into());
             }
         }
     }

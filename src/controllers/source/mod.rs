@@ -194,10 +194,11 @@ async fn hold_back(
     }
     // An accepted commit is the baseline of what descends from it.
     let mut baseline = last;
-    if let Some(accepted) = accepted {
-        if read.descends(head.commit, accepted).await? && !read.descends(last, accepted).await? {
-            baseline = accepted;
-        }
+    if let Some(accepted) = accepted
+        && read.descends(head.commit, accepted).await?
+        && !read.descends(last, accepted).await?
+    {
+        baseline = accepted;
     }
     if !source.spec.allow_rewrite && !read.descends(head.commit, baseline).await? {
         return Ok(Some(HeldBack {
@@ -472,7 +473,7 @@ async fn recover(ctx: &Ctx, key: &Key, source: &GitSource) {
     let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
     match publish_commit(&read, key, last).await {
         Ok(()) => {
-            tracing::info!(source = key.1, commit = %last, "its remote is away; goes on with what was applied last")
+            tracing::info!(source = key.1, commit = %last, "its remote is away; goes on with what was applied last");
         }
         Err(error) => {
             let error = anyhow_chain(&error);

@@ -309,9 +309,9 @@ fn a_revoked_image_rolls_back_to_the_last_good_release_and_is_held_there() {
         }
         sim.approve(3);
         if sim.git.is_some() {
-            sim.git_wants(&tag(3))
+            sim.git_wants(&tag(3));
         } else {
-            sim.somebody_sets(&tag(3))
+            sim.somebody_sets(&tag(3));
         }
         let plan = sim.settle();
         assert_eq!(plan.state, State::Permitted);

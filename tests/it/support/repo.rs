@@ -321,7 +321,9 @@ fn endless(first: Vec<u8>, more: Vec<u8>, pause: Duration, kind: &str) -> Respon
         let more = more.clone();
         async move {
             if first.is_none() {
-                tokio::time::sleep(pause).await;
+                // A paced server, not a wait: it answers this slowly.
+                let pace = tokio::time::Instant::now() + pause;
+                tokio::time::interval_at(pace, pause).tick().await;
             }
             Some((Ok::<_, std::io::Error>(first.unwrap_or(more)), None))
         }

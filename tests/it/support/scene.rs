@@ -3,11 +3,14 @@
 use std::{sync::OnceLock, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
-use countersign::api::{ApprovedImage, GitSource, ReleaseHistory};
+use countersign::{
+    api::{ApprovedImage, GitSource, ReleaseHistory},
+    domain::manifest::Limits,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::{
     Api, Client,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams},
     core::ApiResource,
 };
 use serde_json::{Value, json};
@@ -254,7 +257,7 @@ impl Scene {
 
     /// Applies YAML as somebody else.
     pub async fn apply_yaml(&self, yaml: &str) {
-        let parsed = countersign::domain::manifest::parse("test", yaml.as_bytes(), &Default::default());
+        let parsed = countersign::domain::manifest::parse("test", yaml.as_bytes(), &Limits::default());
         assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
         for object in parsed.objects {
             self.apply(object.value()).await;
@@ -285,7 +288,7 @@ impl Scene {
     /// The history of a workload.
     pub async fn history(&self, kind: &str, name: &str) -> anyhow::Result<ReleaseHistory> {
         let api: Api<ReleaseHistory> = Api::namespaced(self.client.clone(), ROOT);
-        let all = api.list(&Default::default()).await?;
+        let all = api.list(&ListParams::default()).await?;
         let found = all.items.into_iter().find(|history| {
             let at = &history.spec.workload_ref;
             at.kind == kind && at.namespace == self.namespace && at.name == name
@@ -321,7 +324,7 @@ impl Scene {
     pub async fn events(&self, about: &str) -> anyhow::Result<Vec<(String, String)>> {
         let api: Api<k8s_openapi::api::core::v1::Event> =
             Api::namespaced(self.client.clone(), &self.namespace);
-        let events = api.list(&Default::default()).await?;
+        let events = api.list(&ListParams::default()).await?;
         Ok(events
             .items
             .into_iter()
