@@ -50,6 +50,8 @@ pub struct Tracked {
     pub exists: bool,
     /// The conditions as stored.
     pub conditions: Vec<crate::domain::condition::Recorded>,
+    /// The last `countersign.dev/reconcile-requested-at` that was seen.
+    pub requested: Option<String>,
 }
 
 /// What a plan said of its workload.
@@ -61,6 +63,8 @@ pub struct Said {
     pub message: String,
     /// What is missing.
     pub missing: Vec<String>,
+    /// Whether there is a release to go back to.
+    pub fallback: bool,
 }
 
 /// What was found out about a workload by its last plan.
@@ -68,8 +72,6 @@ pub struct Said {
 pub struct Finding {
     /// What the plan said.
     pub said: Said,
-    /// Whether there is a release to go back to.
-    pub fallback: bool,
     /// The digests it runs.
     pub runs: BTreeSet<Digest>,
     /// Everything whose standing matters to it.

@@ -277,7 +277,7 @@ fn gauges(ctx: &Ctx, memory: &State, now: Timestamp) {
     let count = |state: WorkloadState| {
         let of = |finding: &&super::memory::Finding| {
             let found = match finding.said.state {
-                Some(Found::Permitted) if !finding.fallback => WorkloadState::NoFallback,
+                Some(Found::Permitted) if !finding.said.fallback => WorkloadState::NoFallback,
                 Some(Found::Permitted) => WorkloadState::Permitted,
                 Some(Found::Held) => WorkloadState::Held,
                 Some(Found::NotPermitted | Found::NotCreated) => WorkloadState::NotPermitted,

@@ -27,7 +27,10 @@ use crate::{
         cluster::{self, Cluster, api_resource, live},
         git::Mirrors,
     },
-    api::{ApprovedImage, GitSource, ImagePolicy, ReleaseHistory, annotation::PAUSED},
+    api::{
+        ApprovedImage, GitSource, ImagePolicy, ReleaseHistory,
+        annotation::{PAUSED, RECONCILE_REQUESTED_AT},
+    },
     domain::{
         image::{Digest, Repository},
         ledger::RecordKey,
@@ -435,14 +438,22 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
         }
         Seen::There(Own { key, object }) => {
             note_validity(&mut memory, "ReleaseHistory", &key, object.as_ref().err().cloned());
-            let Some((id, tracked, unreadable)) = object.ok().as_ref().and_then(trail::stored) else {
-                return;
-            };
+            let Ok(object) = object else { return };
+            let asked = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
+            let Some((id, tracked, unreadable)) = trail::stored(&object) else { return };
             for why in unreadable {
                 tracing::error!(history = key.1, why, "a part of a history cannot be read");
             }
             if !loaded {
-                memory.histories.insert(id, tracked);
+                memory.histories.insert(id.clone(), tracked);
+            }
+            let known =
+                memory.histories.get_mut(&id).filter(|known| asked.is_some() && known.requested != asked);
+            if let Some(known) = known {
+                known.requested = asked;
+                known.dirty.get_or_insert_with(tokio::time::Instant::now);
+                ctx.trail.wake();
+                ctx.workloads.now(id);
             }
         }
     }

@@ -29,6 +29,7 @@ use crate::{
         ReleaseHistory, ReleaseHistoryStatus,
         condition::to_api,
         convert::cut,
+        fit_status,
         release_history::{ReleaseHistorySpec, WorkloadRef},
     },
     domain::{
@@ -167,7 +168,7 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
         now.exists = true;
         now.conditions = conditions;
         // What changed while it was written is still to be written.
-        if now.history == tracked.history && now.said == tracked.said {
+        if now.history == tracked.history && now.said == tracked.said && now.requested == tracked.requested {
             now.dirty = None;
         }
     }
@@ -198,14 +199,16 @@ async fn write(
     let merged = merge(&tracked.conditions, &conditions(tracked), 1, now());
     let mut status = ReleaseHistoryStatus::of(&tracked.history);
     status.observed_generation = Some(1);
+    status.last_handled_reconcile_at.clone_from(&tracked.requested);
     status.conditions = merged.conditions.iter().map(to_api).collect();
+    let status = fit_status::<ReleaseHistory>(status);
     ctx.cluster.report::<ReleaseHistory, _>(&ctx.root, &name, &status).await?;
     Ok(merged.conditions)
 }
 
 /// What `kubectl get releasehistories` says.
 fn conditions(tracked: &Tracked) -> Vec<Condition> {
-    let Said { state, message, missing } = &tracked.said;
+    let Said { state, message, missing, fallback } = &tracked.said;
     let proof = tracked.history.present().map_or("", |release| match release.outcome {
         Outcome::Good => "; good",
         Outcome::Failed => "; its rollout failed",
@@ -233,6 +236,11 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
     }
     if !missing.is_empty() {
         said.push(Condition::new("Permitted", Status::False, reason, cut(&missing.join("\n"), 8000)));
+    }
+    if !fallback && matches!(state, Some(Found::Permitted | Found::NotPermitted | Found::Held)) {
+        let message =
+            "if its release is revoked there is none to go back to; it would keep running, with an alarm";
+        said.push(Condition::new("Fallback", Status::False, "NoFallback", message));
     }
     if matches!(state, Some(Found::NoSafeRelease)) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
@@ -269,7 +277,8 @@ pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked, Vec<Strin
     let status = object.status.clone().unwrap_or_default();
     let (history, unreadable) = status.history();
     let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
-    Some((id, Tracked { history, conditions, exists: true, ..Tracked::default() }, unreadable))
+    let requested = status.last_handled_reconcile_at.clone();
+    Some((id, Tracked { history, conditions, requested, exists: true, ..Tracked::default() }, unreadable))
 }
 
 #[cfg(test)]

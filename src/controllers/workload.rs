@@ -56,6 +56,12 @@ pub async fn look(ctx: Shared, id: WorkloadId) -> Next {
 
 async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     let now = now();
+    let unreadable = ("ReleaseHistory", (ctx.root.clone(), trail::history_name(id)));
+    if ctx.memory.read().invalid.contains_key(&unreadable) {
+        // Without its history a hold could be lost: nothing of it moves until a person mends the object.
+        tracing::error!(workload = %id, history = unreadable.1.1, "its history cannot be read, so nothing of it moves");
+        return Ok(Next::After(Duration::from_mins(1)));
+    }
     let observe = |error| (Stage::Observe, error);
     beyond::look(ctx, id).await.map_err(observe)?;
     note_health(ctx, id, now);
@@ -174,13 +180,21 @@ fn find(world: &World<'_>, plan: &Plan) -> Finding {
         .collect();
     let runs = history.present().map(super::super::domain::release::Release::images).unwrap_or(live);
     Finding {
-        said: Said { state: Some(plan.state), message: plan.message.clone(), missing: plan.missing.clone() },
-        fallback: plan.fallback,
+        said: said(plan),
         runs: named(runs.values().map(String::as_str)).1,
         repositories,
         digests,
         by_policy,
         problem: None,
+    }
+}
+
+fn said(plan: &Plan) -> Said {
+    Said {
+        state: Some(plan.state),
+        message: plan.message.clone(),
+        missing: plan.missing.clone(),
+        fallback: plan.fallback,
     }
 }
 
@@ -219,7 +233,7 @@ fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
         history.uid = Some(uid.to_owned());
         history.gone_since = None;
     }
-    let said = Said { state: Some(plan.state), message: plan.message.clone(), missing: plan.missing.clone() };
+    let said = said(plan);
     let mut memory = ctx.memory.write();
     let tracked = memory.histories.entry(id.clone()).or_default();
     if tracked.history == history && tracked.said == said && tracked.exists {
@@ -315,6 +329,7 @@ fn forget(ctx: &Ctx, id: &WorkloadId) {
         let mut memory = ctx.memory.write();
         memory.histories.remove(id);
         memory.findings.remove(id);
+        memory.told.remove(id);
     }
     let cluster = ctx.cluster.clone();
     tokio::spawn(async move {

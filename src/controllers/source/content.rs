@@ -81,6 +81,9 @@ impl std::fmt::Display for Problem {
     }
 }
 
+/// How many objects one source may hold. What is beyond is named, not read; and then nothing is pruned.
+const OBJECTS: usize = 50_000;
+
 /// Everything that a commit says.
 #[derive(Clone, Debug, Default)]
 pub struct Content {
@@ -142,6 +145,19 @@ impl Files {
             content.skipped += file.skipped;
             content.partial |= file.unreadable;
             content.problems.extend(file.problems.iter().cloned());
+            if content.items.len() + file.items.len() > OBJECTS {
+                content.partial = true;
+                content.problems.push(Problem {
+                    path: entry.path.clone(),
+                    line: None,
+                    document: None,
+                    object: None,
+                    message: format!(
+                        "the source holds more than {OBJECTS} objects; split it into several sources"
+                    ),
+                });
+                break;
+            }
             for item in &file.items {
                 let at = format!("{}:{}", item.path, item.line);
                 match seen.entry(item.id.identity()) {
