@@ -247,6 +247,26 @@ async fn what_is_missing_is_named() {
     assert_eq!(error.reason(), "RepositoryNotFound", "{}", chain(&error));
 }
 
+/// Who may push any branch must not be able to stop all deliveries, revocations among them.
+#[tokio::test]
+async fn odd_references_beside_the_wanted_one_do_no_harm() {
+    let repo = Repo::new();
+    let commit = repo.commit_file("a.yaml", "a: 1\n");
+    let mut packed = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    packed.extend(format!("{commit} refs/heads/").bytes());
+    packed.extend(b"odd-\xff\xfe\n");
+    fs::write(repo.path().join(".git/packed-refs"), packed).unwrap();
+    let server = GitHttp::start(&repo).await;
+    for url in [server.url.as_str(), repo.path().to_str().unwrap()] {
+        let mut setup = Setup::new(url);
+        assert_eq!(setup.commit().await, commit);
+        assert_eq!(setup.want(Reference::Commit(commit.clone())).commit().await, commit);
+    }
+    // And where all branches are fetched to find a commit.
+    let second = repo.commit_file("a.yaml", "a: 2\n");
+    assert_eq!(Setup::http(&server).want(Reference::Commit(second.clone())).commit().await, second);
+}
+
 /// A rewritten branch must be noticed, and what was applied before stays readable.
 #[tokio::test]
 async fn a_rewritten_branch_does_not_descend_and_the_old_commit_stays() {

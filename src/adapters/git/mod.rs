@@ -9,6 +9,7 @@
 //! | `mod.rs` | the entry points; one fetch at a time per mirror; time-outs |
 //! | `remote.rs` | what a source names: URL and reference, checked |
 //! | `mirror.rs` | a mirror on disk: update, verify, rebuild |
+//! | `health.rs` | whether a mirror is whole |
 //! | `packs.rs` | many small packs of a mirror become one |
 //! | `session.rs` | one fetch: its deadline, its caps, why it failed |
 //! | `smart.rs`, `http.rs`, `exchange.rs` | fetching over HTTP(S): libgit2's protocol, our transport, one request |
@@ -18,6 +19,7 @@
 
 mod error;
 mod exchange;
+mod health;
 mod history;
 mod http;
 mod local;
