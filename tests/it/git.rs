@@ -463,7 +463,7 @@ fn first_commit(mirror: &Path) -> String {
 #[tokio::test]
 async fn a_damaged_mirror_is_built_again() {
     let repo = Repo::new();
-    repo.commit_file("b.yaml", "b: 1\n");
+    let first = repo.commit_file("b.yaml", "b: 1\n");
     repo.commit_file("a.yaml", "a: 1\n");
     let server = GitHttp::start(&repo).await;
     let damages: [(&str, Damage); 8] = [
@@ -504,6 +504,7 @@ async fn a_damaged_mirror_is_built_again() {
             let head = setup.fetch().await.unwrap_or_else(|error| panic!("{damage}: {}", chain(&error)));
             assert_eq!(head.commit.to_string(), repo.head(), "{damage}");
             assert_eq!(setup.read(&repo.head(), "a.yaml"), "a: 1\n", "{damage}");
+            assert_eq!(setup.read(&first, "b.yaml"), "b: 1\n", "{damage}");
         }
     }
 }
