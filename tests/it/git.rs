@@ -9,7 +9,7 @@ use std::{
 use countersign::adapters::git::{Bounds, CommitId, Error, Head, Mirrors, Reason, Reference, Remote};
 use tempfile::TempDir;
 
-use crate::support::repo::{GitHttp, Manner, Repo};
+use crate::support::repo::{GitHttp, Manner, Repo, lose_object};
 
 const KEY: &str = "apps/source";
 const LONG: Duration = Duration::from_mins(1);
@@ -247,6 +247,26 @@ async fn what_is_missing_is_named() {
     assert_eq!(error.reason(), "RepositoryNotFound", "{}", chain(&error));
 }
 
+/// Who may push any branch must not be able to stop all deliveries, revocations among them.
+#[tokio::test]
+async fn odd_references_beside_the_wanted_one_do_no_harm() {
+    let repo = Repo::new();
+    let commit = repo.commit_file("a.yaml", "a: 1\n");
+    let mut packed = b"# pack-refs with: peeled fully-peeled sorted \n".to_vec();
+    packed.extend(format!("{commit} refs/heads/").bytes());
+    packed.extend(b"odd-\xff\xfe\n");
+    fs::write(repo.path().join(".git/packed-refs"), packed).unwrap();
+    let server = GitHttp::start(&repo).await;
+    for url in [server.url.as_str(), repo.path().to_str().unwrap()] {
+        let mut setup = Setup::new(url);
+        assert_eq!(setup.commit().await, commit);
+        assert_eq!(setup.want(Reference::Commit(commit.clone())).commit().await, commit);
+    }
+    // And where all branches are fetched to find a commit.
+    let second = repo.commit_file("a.yaml", "a: 2\n");
+    assert_eq!(Setup::http(&server).want(Reference::Commit(second.clone())).commit().await, second);
+}
+
 /// A rewritten branch must be noticed, and what was applied before stays readable.
 #[tokio::test]
 async fn a_rewritten_branch_does_not_descend_and_the_old_commit_stays() {
@@ -295,6 +315,19 @@ async fn a_fetch_ends_when_its_time_is_up() {
     // The mirror is free again, and so is its thread: it holds the lock to its end.
     server.behave(Manner::Well);
     assert_eq!(setup.commit().await, repo.head());
+}
+
+/// A repository on this machine has no network to time out, but may be as large.
+#[tokio::test]
+async fn a_local_fetch_ends_when_its_time_is_up() {
+    let repo = Repo::new();
+    let commit = repo.commit_many(20_000);
+    let setup = Setup::local(&repo);
+    let started = Instant::now();
+    let error = setup.mirrors.fetch(KEY, &setup.remote, Duration::from_millis(5)).await.unwrap_err();
+    assert_eq!(error.reason(), "TimedOut", "{}", chain(&error));
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    assert_eq!(setup.commit().await, commit);
 }
 
 /// Who stops waiting (a deleted source, a shutdown) must not leave the fetch running.
@@ -420,13 +453,22 @@ async fn a_failed_fetch_leaves_what_was_there() {
     assert_eq!(setup.commit().await, second);
 }
 
+fn first_commit(mirror: &Path) -> String {
+    let repository = git2::Repository::open_bare(mirror).unwrap();
+    let head = repository.find_reference("refs/countersign/head").unwrap().peel_to_commit().unwrap();
+    head.parent_id(0).unwrap().to_string()
+}
+
 /// A crash may leave anything; the cluster must not need a person to delete a cache.
 #[tokio::test]
 async fn a_damaged_mirror_is_built_again() {
     let repo = Repo::new();
+    let first = repo.commit_file("b.yaml", "b: 1\n");
     repo.commit_file("a.yaml", "a: 1\n");
     let server = GitHttp::start(&repo).await;
-    let damages: [(&str, Damage); 6] = [
+    let damages: [(&str, Damage); 8] = [
+        ("a lost file", |mirror| lose_object(mirror, "a8926a52d8dcba5c4386945476ab6a2ad008afd4")),
+        ("a lost commit", |mirror| lose_object(mirror, &first_commit(mirror))),
         ("no configuration", |mirror| fs::remove_file(mirror.join("HEAD")).unwrap()),
         ("an empty directory", |mirror| {
             fs::remove_dir_all(mirror).unwrap();
@@ -462,6 +504,7 @@ async fn a_damaged_mirror_is_built_again() {
             let head = setup.fetch().await.unwrap_or_else(|error| panic!("{damage}: {}", chain(&error)));
             assert_eq!(head.commit.to_string(), repo.head(), "{damage}");
             assert_eq!(setup.read(&repo.head(), "a.yaml"), "a: 1\n", "{damage}");
+            assert_eq!(setup.read(&first, "b.yaml"), "b: 1\n", "{damage}");
         }
     }
 }

@@ -5,35 +5,17 @@
 
 use std::{
     cell::RefCell,
-    future::Future,
-    io::{self, Read, Write},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
-use reqwest::{
-    Client, Response, StatusCode,
-    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
-    redirect,
-};
-use url::{Origin, Url};
+use reqwest::{Client, redirect};
+use url::Url;
 
-use super::{
-    Error,
-    remote::{Location, redacted},
-    session::Session,
-    text::{printable, printable_bytes},
-};
+use super::{Error, exchange::Exchange, remote::Location, session::Session};
 
 const CONNECT: Duration = Duration::from_secs(10);
-const REDIRECTS: usize = 3;
-/// The list of references, and what the server says before it sends the pack: libgit2 keeps these in memory.
-const BEFORE_THE_PACK: u64 = 64 << 20;
-/// One line of the list of references is at most this long, and the first holds the capabilities.
-const FIRST_LINE: usize = 64 << 10;
-const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
-const RESULT: &str = "application/x-git-upload-pack-result";
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Session>>> = const { RefCell::new(None) };
@@ -71,7 +53,7 @@ pub(super) fn transport(remote: &git2::Remote<'_>) -> Result<Transport, git2::Er
 }
 
 /// Notes the reason, and returns what ends libgit2's work.
-fn give_up(session: &Session, error: Error) -> git2::Error {
+pub(super) fn give_up(session: &Session, error: Error) -> git2::Error {
     session.fail(error);
     git2::Error::new(git2::ErrorCode::User, git2::ErrorClass::Http, "the transport gave up")
 }
@@ -113,21 +95,14 @@ fn client(session: &Session) -> Result<Client, Error> {
 
 impl SmartSubtransport for Http {
     fn action(&self, _url: &str, service: Service) -> Result<Box<dyn SmartSubtransportStream>, git2::Error> {
-        let exchange = |state| Exchange {
-            session: Arc::clone(&self.session),
-            client: self.client.clone(),
-            base: Arc::clone(&self.base),
-            state,
-            rest: bytes_of(Vec::new()),
-            before_the_pack: 0,
-        };
+        let mut exchange =
+            Exchange::new(Arc::clone(&self.session), self.client.clone(), Arc::clone(&self.base));
         match service {
             Service::UploadPackLs => {
-                let mut exchange = exchange(State::Asking(Vec::new()));
                 exchange.list().map_err(|error| give_up(&self.session, error))?;
                 Ok(Box::new(exchange))
             }
-            Service::UploadPack => Ok(Box::new(exchange(State::Asking(Vec::new())))),
+            Service::UploadPack => Ok(Box::new(exchange)),
             Service::ReceivePackLs | Service::ReceivePack => {
                 Err(git2::Error::from_str("this program never pushes"))
             }
@@ -137,206 +112,4 @@ impl SmartSubtransport for Http {
     fn close(&self) -> Result<(), git2::Error> {
         Ok(())
     }
-}
-
-/// One request and its answer.
-struct Exchange {
-    session: Arc<Session>,
-    client: Client,
-    base: Arc<Mutex<Url>>,
-    state: State,
-    /// What was received and not read yet.
-    rest: io::Cursor<Vec<u8>>,
-    before_the_pack: u64,
-}
-
-enum State {
-    /// The body so far: libgit2 writes all of it before it reads.
-    Asking(Vec<u8>),
-    Answering(Response),
-    Over,
-}
-
-fn bytes_of(bytes: Vec<u8>) -> io::Cursor<Vec<u8>> {
-    io::Cursor::new(bytes)
-}
-
-impl Write for Exchange {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.state {
-            State::Asking(body) => {
-                body.extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            State::Answering(_) | State::Over => Err(io::Error::other("the request was sent already")),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for Exchange {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let unread = usize::try_from(self.rest.position()).is_ok_and(|read| read < self.rest.get_ref().len());
-        if !unread {
-            // The text is ours on purpose: libgit2 is told only that it is over, and no text with a NUL may reach it.
-            let received = self.receive();
-            let received = received.map_err(|error| io::Error::other(give_up(&self.session, error)))?;
-            self.rest = bytes_of(received);
-        }
-        self.rest.read(buffer)
-    }
-}
-
-impl Exchange {
-    /// Asks for the references.
-    fn list(&mut self) -> Result<(), Error> {
-        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for _ in 0..=REDIRECTS {
-            let url = below(&base, "info/refs", Some("service=git-upload-pack"));
-            let request =
-                self.client.get(url.clone()).header(ACCEPT, ADVERTISEMENT).header(CACHE_CONTROL, "no-cache");
-            let response = self.wait(request.send())?;
-            if response.status().is_redirection() {
-                base = self.redirected(&url, response.headers())?;
-                continue;
-            }
-            self.check(&response, ADVERTISEMENT)?;
-            *self.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
-            self.state = State::Answering(response);
-            return self.note_capabilities();
-        }
-        let to = redacted(&base);
-        Err(Error::Redirected { url: self.session.url(), to })
-    }
-
-    /// Where a redirect leads, if that is on the same host, port and scheme, and to a repository.
-    fn redirected(&self, from: &Url, headers: &HeaderMap) -> Result<Url, Error> {
-        let location =
-            headers.get(LOCATION).map(|value| printable_bytes(value.as_bytes())).unwrap_or_default();
-        let refused = |to| Error::Redirected { url: self.session.url(), to };
-        let Ok(mut to) = from.join(&location) else {
-            return Err(refused("an invalid URL".to_owned()));
-        };
-        let same: bool = matches!(to.origin(), Origin::Tuple(..)) && to.origin() == from.origin();
-        let base = to.path().strip_suffix("/info/refs").map(str::to_owned);
-        match base {
-            Some(base) if same && to.username().is_empty() && to.password().is_none() => {
-                to.set_path(&base);
-                to.set_query(None);
-                to.set_fragment(None);
-                Ok(to)
-            }
-            _ => Err(refused(redacted(&to))),
-        }
-    }
-
-    fn check(&self, response: &Response, wanted: &str) -> Result<(), Error> {
-        let url = self.session.url();
-        let status = response.status();
-        match status {
-            StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                return Err(Error::Forbidden { url, status: status.as_u16() });
-            }
-            StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Error::RepositoryNotFound { url }),
-            StatusCode::TOO_MANY_REQUESTS => return Err(Error::RateLimited { url }),
-            status if status.is_server_error() => {
-                return Err(Error::ServerFailed { url, status: status.as_u16() });
-            }
-            status => return Err(Error::NotAGitServer { url, got: format!("HTTP {}", status.as_u16()) }),
-        }
-        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-        if kind != wanted.as_bytes() {
-            let got = match printable_bytes(kind) {
-                kind if kind.is_empty() => "an answer without a content type".to_owned(),
-                kind => format!("content of type {kind}"),
-            };
-            return Err(Error::NotAGitServer { url, got });
-        }
-        Ok(())
-    }
-
-    /// Reads ahead to the end of the first reference's line, which says what the server can do.
-    fn note_capabilities(&mut self) -> Result<(), Error> {
-        let mut start = Vec::new();
-        while !start.contains(&0) && start.len() < FIRST_LINE {
-            let more = self.receive()?;
-            if more.is_empty() {
-                break;
-            }
-            start.extend(more);
-        }
-        let line =
-            start.split(|byte| *byte == 0).nth(1).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
-        let capabilities = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
-        let format = capabilities.split(' ').find_map(|word| word.strip_prefix("object-format="));
-        if let Some(format) = format.filter(|format| *format != "sha1") {
-            let what = format!("its object format {} is not supported yet", printable(format));
-            return Err(Error::Protocol { url: self.session.url(), what });
-        }
-        *self.session.capabilities.lock().unwrap_or_else(PoisonError::into_inner) = capabilities;
-        self.rest = bytes_of(start);
-        Ok(())
-    }
-
-    /// The next bytes of the answer; none at its end. Sends the request first if that was not done.
-    fn receive(&mut self) -> Result<Vec<u8>, Error> {
-        if let State::Asking(body) = &mut self.state {
-            let body = std::mem::take(body);
-            let base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let url = below(&base, "git-upload-pack", None);
-            let request = self.client.post(url).header(ACCEPT, RESULT);
-            let request = request.header(CONTENT_TYPE, "application/x-git-upload-pack-request").body(body);
-            let response = self.wait(request.send())?;
-            if response.status().is_redirection() {
-                let to = response.headers().get(LOCATION).map(|value| printable_bytes(value.as_bytes()));
-                let to = to.and_then(|to| base.join(&to).ok()).map(|to| redacted(&to)).unwrap_or_default();
-                return Err(Error::Redirected { url: self.session.url(), to });
-            }
-            self.check(&response, RESULT)?;
-            self.state = State::Answering(response);
-        }
-        let State::Answering(response) = &mut self.state else { return Ok(Vec::new()) };
-        let chunk = wait(&self.session, response.chunk())?;
-        let Some(chunk) = chunk else {
-            self.state = State::Over;
-            return Ok(Vec::new());
-        };
-        self.session.count(chunk.len())?;
-        if !self.session.pack_begun() {
-            self.before_the_pack += chunk.len() as u64;
-            if self.before_the_pack > BEFORE_THE_PACK {
-                return Err(Error::TooLarge { what: "bytes before the pack", bound: BEFORE_THE_PACK });
-            }
-        }
-        Ok(chunk.to_vec())
-    }
-
-    fn wait<T>(&self, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Error> {
-        wait(&self.session, work)
-    }
-}
-
-/// Waits on this (blocking) thread, as long as the session lasts.
-fn wait<T>(session: &Session, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Error> {
-    session.runtime.block_on(async {
-        tokio::select! {
-            done = work => done.map_err(|error| {
-                // The URL in reqwest's text has our query, and would stand there twice.
-                Error::Unreachable { url: session.url(), source: error.without_url() }
-            }),
-            () = tokio::time::sleep_until(session.deadline.into()) => Err(session.timed_out()),
-            () = session.cancel.cancelled() => Err(session.timed_out()),
-        }
-    })
-}
-
-fn below(base: &Url, path: &str, query: Option<&str>) -> Url {
-    let mut url = base.clone();
-    url.set_path(&format!("{}/{path}", base.path().trim_end_matches('/')));
-    url.set_query(query);
-    url
 }

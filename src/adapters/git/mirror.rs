@@ -2,12 +2,12 @@
 //!
 //! References of ours in it, and no others:
 //! * `refs/countersign/head`: the commit fetched last;
-//! * `refs/countersign/heads/<commit>`: it, and earlier ones that no later one descends from.
+//! * `refs/countersign/heads/<commit>`: it, and earlier ones that no later one descends from;
+//! * `refs/countersign/incoming`: what came over HTTP last, before it is checked.
 //!
 //! All that was ever fetched is reachable from these, and nothing is ever collected.
 
 use std::{
-    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -16,11 +16,11 @@ use std::{
     },
 };
 
-use git2::{ObjectType, Oid, Repository, RepositoryInitOptions};
+use git2::{Oid, Repository, RepositoryInitOptions};
 use jiff::Timestamp;
 
 use super::{
-    Bounds, CommitId, Error, Head, local, packs, remote::Location, session::Session, smart,
+    Bounds, CommitId, Error, Head, health, local, packs, remote::Location, session::Session, smart,
     text::printable_bytes,
 };
 
@@ -184,14 +184,14 @@ fn remove_directory(directory: &Path) -> Result<(), Error> {
 
 /// Fetches into `repository`, makes sure that all is there, and only then notes the new head.
 fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> Result<Head, Error> {
-    sweep(repository.path())?;
+    health::sweep(repository.path())?;
     let broken = |error| Error::mirror("its references", repository.path(), error);
     let earlier = heads(repository)?;
     let complete = *shared.complete.lock().unwrap_or_else(PoisonError::into_inner);
     if complete.is_none() {
         // Once per process: a crash or a full disk may have left anything, and what is not asked for is not noticed.
         for head in &earlier {
-            verify(repository, session, *head, &[])?;
+            health::verify(repository, session, *head, &[])?;
         }
     }
     let tip = match &session.location {
@@ -202,7 +202,7 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
     let object = repository.find_object(tip, None).map_err(broken)?;
     let commit = object.peel_to_commit().map_err(|_| session.no_commit())?.id();
     if !earlier.contains(&commit) || complete.is_none() {
-        verify(repository, session, commit, &earlier)?;
+        health::verify(repository, session, commit, &earlier)?;
     }
     note(repository, commit, &earlier).map_err(broken)?;
     *shared.complete.lock().unwrap_or_else(PoisonError::into_inner) = Some(commit);
@@ -248,66 +248,4 @@ pub(super) fn time(commit: &git2::Commit<'_>) -> Timestamp {
     let seconds = commit.time().seconds();
     let end = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
     Timestamp::from_second(seconds).unwrap_or(end)
-}
-
-/// Makes sure that the history of `commit` is there down to commits of `known`, and all its files.
-///
-/// A killed fetch, a lost file or a careless server leave gaps that libgit2 does not look for.
-fn verify(repository: &Repository, session: &Session, commit: Oid, known: &[Oid]) -> Result<(), Error> {
-    let broken = |error| Error::mirror("its objects", repository.path(), error);
-    let mut walk = repository.revwalk().map_err(broken)?;
-    walk.push(commit).map_err(broken)?;
-    for head in known {
-        walk.hide(*head).map_err(broken)?;
-    }
-    for (count, next) in walk.enumerate() {
-        next.map_err(broken)?;
-        if count % 1024 == 0 {
-            session.check_time()?;
-        }
-    }
-    let odb = repository.odb().map_err(broken)?;
-    let mut seen = HashSet::new();
-    let mut trees = vec![repository.find_commit(commit).map_err(broken)?.tree_id()];
-    while let Some(tree) = trees.pop() {
-        session.check_time()?;
-        for entry in &repository.find_tree(tree).map_err(broken)? {
-            match entry.kind() {
-                Some(ObjectType::Tree) if seen.insert(entry.id()) => trees.push(entry.id()),
-                Some(ObjectType::Blob) if !odb.exists(entry.id()) => {
-                    return Err(broken(git2::Error::new(
-                        git2::ErrorCode::NotFound,
-                        git2::ErrorClass::Odb,
-                        "a file's content is missing",
-                    )));
-                }
-                _ => {}
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes what a killed fetch leaves: locks, which nobody would ever open, and halves of packs.
-fn sweep(repository: &Path) -> Result<(), Error> {
-    let sweep = |directory: PathBuf, leftover: fn(&str) -> bool| {
-        let storage = |source| Error::storage("clean", &directory, source);
-        let entries = match fs::read_dir(&directory) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(storage(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(storage)?;
-            if entry.file_name().to_str().is_some_and(leftover) {
-                fs::remove_file(entry.path()).map_err(storage)?;
-            }
-        }
-        Ok(())
-    };
-    let lock: fn(&str) -> bool = |name| name.strip_suffix(".lock").is_some();
-    sweep(repository.to_owned(), lock)?;
-    sweep(repository.join("refs/countersign"), lock)?;
-    sweep(repository.join(HEADS), lock)?;
-    sweep(repository.join("objects/pack"), |name| name.starts_with("pack_git2_"))
 }

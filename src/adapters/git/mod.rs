@@ -9,13 +9,17 @@
 //! | `mod.rs` | the entry points; one fetch at a time per mirror; time-outs |
 //! | `remote.rs` | what a source names: URL and reference, checked |
 //! | `mirror.rs` | a mirror on disk: update, verify, rebuild |
+//! | `health.rs` | whether a mirror is whole |
 //! | `packs.rs` | many small packs of a mirror become one |
 //! | `session.rs` | one fetch: its deadline, its caps, why it failed |
-//! | `smart.rs`, `http.rs` | fetching over HTTP(S): libgit2's protocol, our transport |
+//! | `smart.rs`, `http.rs`, `exchange.rs` | fetching over HTTP(S): libgit2's protocol, our transport, one request |
 //! | `local.rs` | fetching from a repository on this machine |
+//! | `setup.rs` | libgit2's settings for the whole process |
 //! | `tree.rs`, `history.rs` | reading: files of a commit; changes between commits |
 
 mod error;
+mod exchange;
+mod health;
 mod history;
 mod http;
 mod local;
@@ -23,6 +27,7 @@ mod mirror;
 mod packs;
 mod remote;
 mod session;
+mod setup;
 mod smart;
 mod text;
 mod tree;
@@ -32,7 +37,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, Mutex, Once, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -120,7 +125,7 @@ impl Mirrors {
 
     /// The same with other bounds.
     pub fn with_bounds(cache_dir: &Path, bounds: Bounds) -> Self {
-        set_up_libgit2();
+        setup::libgit2();
         Self { root: cache_dir.join("git"), bounds, shared: Mutex::default() }
     }
 
@@ -254,35 +259,6 @@ impl Mirrors {
 
 fn short_hash(text: &str) -> String {
     hex::encode(&Sha256::digest(text.as_bytes())[..16])
-}
-
-/// Settings of libgit2 that hold for the whole process, before its first use.
-///
-/// Configuration outside of a mirror is never read: it could rewrite URLs (`insteadOf`) or name programs. Ownership is
-/// not checked: a repository on a mounted volume, like the cache itself, often belongs to another user, and the check
-/// guards against configuration that makes git run programs, which libgit2 without ssh never does.
-#[expect(
-    unsafe_code,
-    reason = "libgit2 keeps these in globals without a lock; `Once` runs this before any other use"
-)]
-fn set_up_libgit2() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        use git2::ConfigLevel::{Global, ProgramData, System, XDG};
-        // SAFETY: every use of libgit2 in this program goes through `Mirrors`, whose constructor waits for this.
-        let outcome = unsafe {
-            [System, Global, XDG, ProgramData]
-                .into_iter()
-                .try_for_each(|level| git2::opts::set_search_path(level, ""))
-                .and_then(|()| git2::opts::set_verify_owner_validation(false))
-                .and_then(|()| git2::transport::register("http", http::transport))
-                .and_then(|()| git2::transport::register("https", http::transport))
-        };
-        // Only memory can be short here. Fetches would then say that the transport is missing.
-        if let Err(error) = outcome {
-            tracing::error!(%error, "cannot set up libgit2");
-        }
-    });
 }
 
 impl fmt::Display for CommitId {

@@ -1,74 +1,75 @@
 //! Fetching over the smart protocol of git, which libgit2 speaks.
 
-use std::path::Path;
+use std::sync::Arc;
 
-use git2::{AutotagOption, Direction, FetchOptions, Oid, RemoteCallbacks, Repository};
+use git2::{
+    AutotagOption, Direction, ErrorCode, FetchOptions, Oid, RemoteCallbacks, RemoteUpdateFlags, Repository,
+};
 
 use super::{Error, http, remote::Wanted, session::Session};
 
+/// Where libgit2 notes what the remote's reference points at. git2's list of the remote's references is of no use:
+/// it panics if anybody pushed a name that is not UTF-8.
+const INCOMING: &str = "refs/countersign/incoming";
+
 /// Transfers what the reference names and the mirror lacks. Returns what the remote's reference points at: a commit or a tag.
-pub(super) fn fetch(repository: &Repository, session: &std::sync::Arc<Session>) -> Result<Oid, Error> {
+pub(super) fn fetch(repository: &Repository, session: &Arc<Session>) -> Result<Oid, Error> {
+    let transfer = Transfer { repository, session };
     match session.wanted()? {
-        Wanted::Name(name) => {
-            let connection = Connection { repository, session };
-            connection.open(|remote, heads| {
-                let (_, oid) = heads
-                    .iter()
-                    .find(|(head, _)| *head == name)
-                    .ok_or_else(|| session.reference_not_found())?;
-                connection.download(remote, &[&name])?;
-                Ok(*oid)
-            })
-        }
-        Wanted::Commit(oid) => fetch_commit(repository, session, oid),
+        Wanted::Name(name) => transfer.reference(&name),
+        Wanted::Commit(oid) => transfer.commit(oid),
     }
 }
 
-/// A commit can be asked for directly only where the server allows it; elsewhere it must be on a branch or tag.
-fn fetch_commit(repository: &Repository, session: &std::sync::Arc<Session>, oid: Oid) -> Result<Oid, Error> {
-    // It can mean nothing else than what is here already.
-    if repository.find_commit(oid).is_ok() {
-        return Ok(oid);
-    }
-    let connection = Connection { repository, session };
-    connection.open(|remote, heads| {
-        if let Some((name, _)) = heads.iter().find(|(name, head)| *head == oid && !name.ends_with("^{}")) {
-            return connection.download(remote, &[name]);
-        }
-        if http::allows_any_reachable(session) {
-            return match connection.download(remote, &[&oid.to_string()]) {
-                Err(Error::Protocol { .. }) => Err(session.reference_not_found()),
-                other => other,
-            };
-        }
-        // A pattern needs a destination to be valid; nothing is written there.
-        connection.download(remote, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"])
-    })?;
-    if repository.find_commit(oid).is_err() {
-        return Err(session.reference_not_found());
-    }
-    Ok(oid)
-}
-
-struct Connection<'a> {
+struct Transfer<'a> {
     repository: &'a Repository,
-    session: &'a std::sync::Arc<Session>,
+    session: &'a Arc<Session>,
 }
 
-impl Connection<'_> {
-    fn open<T>(
-        &self,
-        work: impl FnOnce(&mut git2::Remote<'_>, &[(String, Oid)]) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let _session = http::enter(self.session);
-        let mut remote =
-            self.repository.remote_anonymous(&self.session.url()).map_err(|e| self.explain(e))?;
-        let mut connection = remote
-            .connect_auth(Direction::Fetch, Some(self.callbacks()), None)
-            .map_err(|error| self.explain(error))?;
-        let heads = connection.list().map_err(|error| self.explain(error))?;
-        let heads: Vec<_> = heads.iter().map(|head| (head.name().to_owned(), head.oid())).collect();
-        work(connection.remote(), &heads)
+impl Transfer<'_> {
+    fn reference(&self, name: &str) -> Result<Oid, Error> {
+        match self.repository.find_reference(INCOMING).and_then(|mut old| old.delete()) {
+            Err(error) if error.code() != ErrorCode::NotFound => return Err(self.explain(error)),
+            _ => {}
+        }
+        self.connected(|remote| {
+            self.download(remote, &[&format!("+{name}:{INCOMING}")])?;
+            remote
+                .update_tips(None, RemoteUpdateFlags::empty(), AutotagOption::None, None)
+                .map_err(|error| self.explain(error))
+        })?;
+        self.repository.refname_to_id(INCOMING).map_err(|error| match error.code() {
+            ErrorCode::NotFound => self.session.reference_not_found(),
+            _ => self.explain(error),
+        })
+    }
+
+    /// A commit can be asked for directly only where the server allows it; elsewhere it must be on a branch or tag.
+    fn commit(&self, oid: Oid) -> Result<Oid, Error> {
+        // Its name can mean nothing else than what is here already.
+        if self.repository.find_commit(oid).is_ok() {
+            return Ok(oid);
+        }
+        self.connected(|remote| {
+            if http::allows_any_reachable(self.session) {
+                return match self.download(remote, &[&oid.to_string()]) {
+                    Err(Error::Protocol { .. }) => Err(self.session.reference_not_found()),
+                    other => other,
+                };
+            }
+            // A pattern needs a destination to be valid; nothing is written there.
+            self.download(remote, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"])
+        })?;
+        self.repository.find_commit(oid).map_err(|_| self.session.reference_not_found())?;
+        Ok(oid)
+    }
+
+    fn connected<T>(&self, work: impl FnOnce(&mut git2::Remote<'_>) -> Result<T, Error>) -> Result<T, Error> {
+        let _entered = http::enter(self.session);
+        let remote = self.repository.remote_anonymous(&self.session.url());
+        let mut remote = remote.map_err(|error| self.explain(error))?;
+        let connection = remote.connect_auth(Direction::Fetch, Some(self.callbacks()), None);
+        work(connection.map_err(|error| self.explain(error))?.remote())
     }
 
     /// Without effect if the mirror has it all.
@@ -86,7 +87,6 @@ impl Connection<'_> {
     }
 
     fn explain(&self, error: git2::Error) -> Error {
-        let path: &Path = self.repository.path();
-        self.session.explain(error, path)
+        self.session.explain(error, self.repository.path())
     }
 }

@@ -113,6 +113,19 @@ impl Repo {
     }
 }
 
+/// Takes one object out of a bare repository with one pack.
+pub fn lose_object(repository: &Path, oid: &str) {
+    let packs = repository.join("objects/pack");
+    let mut pack = fs::read_dir(&packs).unwrap().map(|entry| entry.unwrap().path());
+    let pack = pack.find(|path| path.extension().unwrap() == "pack").unwrap();
+    let bytes = fs::read(pack).unwrap();
+    fs::remove_dir_all(&packs).unwrap();
+    let mut unpack = git();
+    unpack.arg("--git-dir").arg(repository).args(["unpack-objects", "-q"]);
+    run(unpack, &bytes);
+    fs::remove_file(repository.join("objects").join(&oid[..2]).join(&oid[2..])).unwrap();
+}
+
 fn git() -> Command {
     let mut command = Command::new("git");
     // Neither this machine's configuration nor a repository around the tests may have a say.
