@@ -107,6 +107,11 @@ pub async fn run(
         }
     }
     forget_sources_that_are_gone(&ctx);
+    // What was applied last is read from the mirrors before anything is planned: until its remote answers, a source goes on.
+    let known: Vec<_> = ctx.memory.read().sources.values().cloned().collect();
+    for source in known {
+        source::recover(&ctx, &source).await;
+    }
     tracing::info!(workloads = ctx.memory.read().live.len(), "everything is loaded");
     changes.everything();
     for key in ctx.memory.read().sources.keys() {
@@ -116,7 +121,8 @@ pub async fn run(
         approvals.now(key.clone());
     }
     tasks.spawn(spread(Arc::clone(&ctx), changes, stop.clone()));
-    tasks.spawn(trail::run(Arc::clone(&ctx), stop.clone()));
+    let last = CancellationToken::new();
+    let trailing = tokio::spawn(trail::run(Arc::clone(&ctx), last.clone()));
     tasks.spawn(report::run(Arc::clone(&ctx), stop.clone()));
     let at = |ctx: &Shared| Arc::clone(ctx);
     let (a, b, c) = (at(&ctx), at(&ctx), at(&ctx));
@@ -132,6 +138,9 @@ pub async fn run(
             stop.cancel();
         }
     }
+    // The last actions are done: what they left to record is recorded.
+    last.cancel();
+    let _ = trailing.await;
     Ok(())
 }
 

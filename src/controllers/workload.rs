@@ -236,14 +236,13 @@ fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
     let said = said(plan);
     let mut memory = ctx.memory.write();
     let tracked = memory.histories.entry(id.clone()).or_default();
-    if tracked.history == history && tracked.said == said && tracked.exists {
-        return;
-    }
-    let news = tracked.history != history || tracked.said != said || !tracked.exists;
-    tracked.history = history;
-    tracked.said = said;
-    if news {
+    if tracked.history != history || tracked.said != said || !tracked.exists {
+        tracked.history = history;
+        tracked.said = said;
         tracked.dirty.get_or_insert_with(tokio::time::Instant::now);
+    }
+    // Also when an earlier write of it failed.
+    if tracked.dirty.is_some() {
         ctx.trail.wake();
     }
 }
@@ -312,8 +311,10 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
         present.outcome == Outcome::Unproven && id.kind.progress == Progress::DaemonSet
     });
     let again = plan.recheck.map(until);
+    // A ConfigMap or Secret that a good release names may come back, and nothing tells.
+    let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));
     let polled = proving.then_some(Duration::from_secs(15));
-    match [again, polled].into_iter().flatten().min() {
+    match [again, polled, stuck].into_iter().flatten().min() {
         Some(delay) => Next::After(delay.min(Duration::from_hours(1))),
         None => Next::Wait,
     }

@@ -99,7 +99,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
             };
             ctx.metrics.reconcile_error(Controller::Source, stage);
             // What was read before goes on to hold; after a restart it is read from the mirror.
-            recover(&ctx, &key, &source).await;
+            recover(&ctx, &source).await;
             let interval = Duration::from_secs(source.spec.interval.as_secs());
             let next = match &error {
                 Error::Git(error) if !error.retry() => Next::After(interval),
@@ -413,7 +413,11 @@ async fn publish(
     }
     let strangers: BTreeSet<WorkloadId> = {
         let memory = ctx.memory.read();
-        said.keys().filter(|id| !memory.histories.contains_key(*id)).cloned().collect()
+        let known = |id: &WorkloadId| {
+            memory.histories.contains_key(id)
+                || memory.desired.get(id).is_some_and(|desired| desired.manifest.is_some())
+        };
+        said.keys().filter(|id| !known(id)).cloned().collect()
     };
     let mut earlier =
         if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
@@ -462,19 +466,17 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
     Ok(())
 }
 
-/// After a restart with the remote away: what was applied last is read from the mirror.
-async fn recover(ctx: &Ctx, key: &Key, source: &GitSource) {
+/// After a restart, before its remote answered or while it is away: what was applied last is read from the mirror.
+pub async fn recover(ctx: &Ctx, source: &GitSource) {
+    let key = &(source.namespace().unwrap_or_default(), source.name_any());
     let kept = kept(ctx, key);
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
-    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| kept.published.is_none()) else {
-        return;
-    };
+    let known = kept.published.is_some() || source.spec.suspend || key.0 != ctx.root;
+    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
     let (name, remote) = (mirror_key(key), remote(source));
     let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
     match publish_commit(&read, key, last).await {
-        Ok(()) => {
-            tracing::info!(source = key.1, commit = %last, "its remote is away; goes on with what was applied last");
-        }
+        Ok(()) => tracing::info!(source = key.1, commit = %last, "goes on with what was applied last"),
         Err(error) => {
             let error = anyhow_chain(&error);
             tracing::warn!(
