@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use kube::runtime::scheduler::{ScheduleRequest, scheduler};
+use kube_runtime::scheduler::{ScheduleRequest, scheduler};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 

@@ -3,12 +3,10 @@
 use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
 use futures::{StreamExt, pin_mut};
-use kube::{
-    Api, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
+use kube::{Api, ResourceExt};
+use kube_runtime::{
+    WatchStreamExt,
+    watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;

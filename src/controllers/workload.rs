@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::runtime::events::EventType;
+use kube_runtime::events::EventType;
 use serde_json::Value;
 
 use super::{

@@ -1,6 +1,7 @@
 //! What a source says of itself.
 
-use kube::{Resource, ResourceExt, runtime::events::EventType};
+use kube::{Resource, ResourceExt};
+use kube_runtime::events::EventType;
 
 use super::{Error, anyhow_chain, content::Problem};
 use crate::{

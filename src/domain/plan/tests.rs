@@ -17,6 +17,8 @@ use crate::domain::{
     workload::{Kind, with_images},
 };
 
+mod scenarios;
+
 const REPOSITORY: &str = "registry.example/shop/cart";
 
 /// The world that a plan is made from, and that its action changes.
