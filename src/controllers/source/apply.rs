@@ -160,9 +160,21 @@ async fn settle(
     if let Some(found) = found.filter(|found| in_step(&desired, found, known.as_ref())) {
         return Ok((found, written));
     }
-    let stored = cluster.apply(&desired, MANAGER).await.map_err(|error| error.explain())?;
+    let stored = cluster.apply(&desired, MANAGER).await.map_err(|error| said(item, &error))?;
     memo.lock().insert(item.id.clone(), Applied::new(&desired, &stored));
     Ok((stored, true))
+}
+
+/// What the API server said. Its words about a Secret may hold what is in it.
+fn said(item: &Item, error: &Error) -> String {
+    match error.code() {
+        Some(code) if item.id.kind == "Secret" => {
+            format!(
+                "the API server refuses it with status {code}; its words are not shown, as they may hold the secret"
+            )
+        }
+        Some(_) | None => error.explain(),
+    }
 }
 
 /// The part of an `ApprovedImage` that is applied under the revocation's own manager; `None` where nothing is revoked.
