@@ -50,7 +50,7 @@ impl Decoder<'_, '_> {
                 Plain::Float(float) => Ok(resolve::float_value(float)),
                 Plain::Text => Ok(Value::String(text.to_string())),
                 Plain::Refused(why) => {
-                    Err(self.problem(id, format!("the value is {why}; expected text; quote it")))
+                    Err(self.problem(id, format!("cannot read the value ({why}); expected text; quote it")))
                 }
             },
             Node::List(items) => items
