@@ -22,7 +22,10 @@ pub use act::Done;
 pub use live::{Seen, live};
 pub use resources::Resource;
 
-use crate::domain::{inventory::ObjectId, ownership::MANAGER, workload::Kind};
+use crate::{
+    adapters::chain,
+    domain::{inventory::ObjectId, ownership::MANAGER, workload::Kind},
+};
 
 /// How long one request may take.
 const REQUEST: Duration = Duration::from_secs(30);
@@ -81,16 +84,6 @@ impl Error {
         };
         if said.is_empty() { self.to_string() } else { format!("{self}: {said}") }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 impl Cluster {

@@ -33,6 +33,8 @@ pub struct Item {
     pub value: Arc<Value>,
     /// The file.
     pub path: String,
+    /// The document in it, from 1.
+    pub document: usize,
     /// The line in it where the object begins.
     pub line: usize,
 }
@@ -58,7 +60,7 @@ impl Problem {
         Self {
             path: item.path.clone(),
             line: Some(item.line),
-            document: None,
+            document: Some(item.document),
             object: Some(item.id.to_string()),
             message: message.into(),
         }
@@ -241,9 +243,9 @@ fn read_file(path: &str, bytes: &[u8]) -> File {
         });
     }
     for object in parsed.objects {
-        let line = object.line();
+        let (line, document) = (object.line(), object.index());
         let value = appliable(object.into_value());
-        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), line };
+        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), document, line };
         match check(&item) {
             Ok(()) => file.items.push(item),
             Err(message) => {
@@ -309,7 +311,8 @@ mod tests {
         let problems: Vec<String> = file.problems.iter().map(ToString::to_string).collect();
         assert_eq!(problems.len(), 3, "{problems:#?}");
         assert!(
-            problems.iter().any(|p| p.starts_with("a.yaml:7") && p.contains("signatures")),
+            problems.iter().any(|p| p.starts_with("a.yaml:8: document 3: ImagePolicy x/p: spec.signatures")
+                && p.contains("signatures")),
             "{problems:#?}"
         );
         assert!(

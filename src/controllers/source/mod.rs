@@ -2,29 +2,25 @@
 
 pub mod apply;
 pub mod content;
+mod effect;
 pub mod inventory;
+mod publish;
 mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
     time::Duration,
 };
 
-use jiff::Timestamp;
 use kube::ResourceExt;
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::{
-    Ctx, Shared,
-    memory::{Desired, Key},
-    queue::Next,
-    since,
-};
+use super::{Ctx, Shared, memory::Key, queue::Next, since};
 use crate::{
     adapters::{
-        cluster::{self, id_of},
+        chain,
+        cluster::{self},
         git::{self, CommitId, Head, Reference, Remote},
     },
     api::{GitSource, REVOCATION_FIELD_MANAGER, annotation::ACCEPT_COMMIT},
@@ -38,11 +34,11 @@ use crate::{
     telemetry::metrics::{Controller, RollbackStage, Stage as StageLabel},
 };
 use apply::{Memo, Stage};
-use content::{Content, Files, Item, Problem, manifest_of, workload_id};
+use content::{Content, Files, Item, Problem};
+use effect::{catch_up, established};
+pub use publish::recover;
+use publish::{publish, publish_commit, refuse_what_others_own, unpublish};
 use status::Verdict;
-
-/// How long a sync waits for the watches to show what it applied.
-const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// What is kept of each source between syncs.
 #[derive(Default)]
@@ -314,206 +310,6 @@ async fn apply_all(
     Ok(Verdict::applied(head, objects, published, content.skipped, problems, written > 0))
 }
 
-/// One object has one source: the first that claimed it.
-fn refuse_what_others_own(ctx: &Ctx, key: &Key, content: &mut Content) {
-    let theirs: BTreeMap<(String, String, String, String), Key> = {
-        let memory = ctx.memory.read();
-        let others = memory.inventories.iter().filter(|(other, _)| *other != key);
-        others.flat_map(|(other, ids)| ids.iter().map(|id| (id.identity(), other.clone()))).collect()
-    };
-    let (refused, items): (Vec<Item>, Vec<Item>) = std::mem::take(&mut content.items)
-        .into_iter()
-        .partition(|item| theirs.contains_key(&item.id.identity()));
-    content.items = items;
-    for item in &refused {
-        let owner = &theirs[&item.id.identity()];
-        let message = format!(
-            "GitSource {}/{} applies this object already; remove it from one of the two",
-            owner.0, owner.1
-        );
-        content.problems.push(Problem::about(item, message));
-    }
-}
-
-/// Waits until definitions are served.
-async fn established(ctx: &Ctx, stored: &[Value]) -> Result<(), Error> {
-    for definition in stored.iter().filter(|object| object["kind"] == "CustomResourceDefinition") {
-        let id = id_of(definition);
-        let deadline = tokio::time::Instant::now() + CATCH_UP;
-        let mut now = Some(definition.clone());
-        while !now.as_ref().is_some_and(is_established) {
-            if tokio::time::Instant::now() > deadline {
-                return Err(Error::NotYet(format!("{id} is not established after {} s", CATCH_UP.as_secs())));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            now = ctx.cluster.get(&id).await.map_err(Error::Cluster)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_established(definition: &Value) -> bool {
-    let conditions = definition.pointer("/status/conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True")
-}
-
-/// Waits until the watches show what was applied: what follows is judged by it.
-async fn catch_up(ctx: &Ctx, stored: &[Value]) -> Result<(), Error> {
-    let deadline = tokio::time::Instant::now() + CATCH_UP;
-    for object in stored {
-        let id = id_of(object);
-        let key = (id.namespace.clone(), id.name.clone());
-        let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
-        loop {
-            let news = ctx.memory.news();
-            let notified = news.notified();
-            let shown = {
-                let memory = ctx.memory.read();
-                match id.kind.as_str() {
-                    "ApprovedImage" => memory.approvals.get(&key).map(|known| known.metadata.generation),
-                    _ => memory.policy_objects.get(&key).map(|known| known.metadata.generation),
-                }
-            };
-            if shown.is_some_and(|shown| shown >= generation) {
-                break;
-            }
-            if tokio::time::timeout_at(deadline, notified).await.is_err() {
-                return Err(Error::NotYet(format!("{id} was applied, but the watch has not shown it yet")));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Hands workloads over to their plans. Answers how many, and what is wrong with some.
-async fn publish(
-    read: &Reading<'_>,
-    key: &Key,
-    items: &[&Item],
-    head: &Head,
-) -> Result<(usize, Vec<Problem>), git::Error> {
-    let ctx = read.ctx;
-    let mut problems = Vec::new();
-    let mut said: BTreeMap<WorkloadId, Arc<Manifest>> = BTreeMap::new();
-    for item in items {
-        let Some(id) = workload_id(&item.id) else { continue };
-        if id.namespace.is_empty() {
-            let message = "metadata.namespace is missing; say in which namespace the object belongs";
-            problems.push(Problem::about(item, message));
-        } else if id.kind.template_of(&item.value).is_none() {
-            let message = format!(
-                "{} is missing",
-                id.kind.template_pointer().trim_start_matches('/').replace('/', ".")
-            );
-            problems.push(Problem::about(item, message));
-        } else {
-            let labelled = Item { value: Arc::new(apply::labelled(&item.value, key)), ..(*item).clone() };
-            said.insert(id, Arc::new(manifest_of(&labelled, head.commit, head.time)));
-        }
-    }
-    let strangers: BTreeSet<WorkloadId> = {
-        let memory = ctx.memory.read();
-        let known = |id: &WorkloadId| {
-            memory.histories.contains_key(id)
-                || memory.desired.get(id).is_some_and(|desired| desired.manifest.is_some())
-        };
-        said.keys().filter(|id| !known(id)).cloned().collect()
-    };
-    let mut earlier =
-        if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
-    let count = said.len();
-    let mut changed = Vec::new();
-    {
-        let mut memory = ctx.memory.write();
-        let before: Vec<WorkloadId> = memory
-            .desired
-            .iter()
-            .filter(|(_, desired)| desired.source == *key)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in before.into_iter().filter(|id| !said.contains_key(id)) {
-            memory.desired.remove(&id);
-            changed.push(id);
-        }
-        for (id, manifest) in said {
-            let known = memory.desired.get(&id).and_then(|desired| desired.manifest.as_ref());
-            if known.is_some_and(|known| known.object == manifest.object && known.path == manifest.path) {
-                continue;
-            }
-            let earlier = Arc::new(earlier.remove(&id).unwrap_or_default());
-            memory
-                .desired
-                .insert(id.clone(), Desired { source: key.clone(), manifest: Some(manifest), earlier });
-            changed.push(id);
-        }
-    }
-    for id in changed {
-        ctx.workloads.now(id);
-    }
-    if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
-        kept.published = Some(head.commit);
-    }
-    Ok((count, problems))
-}
-
-/// The workloads of an earlier commit, when the head is held back or cannot be fetched.
-async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Result<(), Error> {
-    let mut content = read.content(commit).await.map_err(Error::Git)?;
-    refuse_what_others_own(read.ctx, key, &mut content);
-    let items: Vec<&Item> = content.items.iter().filter(|item| Stage::of(item) == Stage::Workloads).collect();
-    let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new() };
-    publish(read, key, &items, &head).await.map_err(Error::Git)?;
-    Ok(())
-}
-
-/// After a restart, before its remote answered or while it is away: what was applied last is read from the mirror.
-pub async fn recover(ctx: &Ctx, source: &GitSource) {
-    let key = &(source.namespace().unwrap_or_default(), source.name_any());
-    let kept = kept(ctx, key);
-    let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
-    let known = kept.published.is_some() || source.spec.suspend || key.0 != ctx.root;
-    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
-    let (name, remote) = (mirror_key(key), remote(source));
-    let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
-    match publish_commit(&read, key, last).await {
-        Ok(()) => tracing::info!(source = key.1, commit = %last, "goes on with what was applied last"),
-        Err(error) => {
-            let error = anyhow_chain(&error);
-            tracing::warn!(
-                source = key.1,
-                error,
-                "nothing of it can be read; only rollbacks and holds go on for its workloads"
-            );
-        }
-    }
-}
-
-fn anyhow_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// A suspended source asks for nothing any more; its workloads stay its own.
-fn unpublish(ctx: &Ctx, key: &Key) {
-    let mut changed = Vec::new();
-    for (id, desired) in &mut ctx.memory.write().desired {
-        if desired.source == *key && desired.manifest.take().is_some() {
-            changed.push(id.clone());
-        }
-    }
-    for id in changed {
-        ctx.workloads.now(id);
-    }
-    if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
-        kept.published = None;
-    }
-}
-
 /// A source that was deleted deletes nothing; its workloads belong to whoever changes them next.
 async fn gone(ctx: &Ctx, key: &Key) -> Next {
     let freed: Vec<WorkloadId> = {
@@ -541,7 +337,7 @@ async fn gone(ctx: &Ctx, key: &Key) -> Next {
     if let Err(error) = ctx.mirrors.remove(&mirror_key(key)).await {
         tracing::warn!(
             source = key.1,
-            error = anyhow_chain(&error),
+            error = chain(&error),
             "the mirror of a deleted source cannot be removed"
         );
     }

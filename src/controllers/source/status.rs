@@ -3,9 +3,9 @@
 use kube::{Resource, ResourceExt};
 use kube_runtime::events::EventType;
 
-use super::{Error, anyhow_chain, content::Problem};
+use super::{Error, content::Problem};
 use crate::{
-    adapters::{cluster, git::Head},
+    adapters::{chain, cluster, git::Head},
     api::{
         GitSource, GitSourceStatus,
         annotation::{ACCEPT_COMMIT, RECONCILE_REQUESTED_AT},
@@ -78,7 +78,7 @@ impl Verdict {
 
     pub fn failed(error: &Error) -> Self {
         let (reason, message) = match error {
-            Error::Git(error) => (error.reason(), anyhow_chain(error)),
+            Error::Git(error) => (error.reason(), chain(error)),
             Error::Cluster(error) => ("ApplyFailed", error.explain()),
             Error::NotYet(message) => ("NotYet", message.clone()),
         };

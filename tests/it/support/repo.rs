@@ -333,7 +333,7 @@ fn endless(first: Vec<u8>, more: Vec<u8>, pause: Duration, kind: &str) -> Respon
     let chunks = futures::stream::unfold(Some(Bytes::from(first)), move |first| {
         let more = more.clone();
         async move {
-            if first.is_none() {
+            if first.is_none() && !pause.is_zero() {
                 // A paced server, not a wait: it answers this slowly.
                 let pace = tokio::time::Instant::now() + pause;
                 tokio::time::interval_at(pace, pause).tick().await;

@@ -1,0 +1,168 @@
+//! Hands what a source says of workloads over to their plans.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::{
+    Error, Reading,
+    apply::{self, Stage},
+    content::{Content, Item, Problem, manifest_of, workload_id},
+    kept, mirror_key, remote,
+};
+use crate::{
+    adapters::{
+        chain,
+        git::{self, CommitId, Head},
+    },
+    api::GitSource,
+    controllers::{
+        Ctx,
+        memory::{Desired, Key},
+    },
+    domain::{plan::Manifest, workload::WorkloadId},
+};
+
+/// Hands workloads over to their plans. Answers how many, and what is wrong with some.
+pub(super) async fn publish(
+    read: &Reading<'_>,
+    key: &Key,
+    items: &[&Item],
+    head: &Head,
+) -> Result<(usize, Vec<Problem>), git::Error> {
+    let ctx = read.ctx;
+    let mut problems = Vec::new();
+    let mut said: BTreeMap<WorkloadId, Arc<Manifest>> = BTreeMap::new();
+    for item in items {
+        let Some(id) = workload_id(&item.id) else { continue };
+        if id.namespace.is_empty() {
+            let message = "metadata.namespace is missing; say in which namespace the object belongs";
+            problems.push(Problem::about(item, message));
+        } else if id.kind.template_of(&item.value).is_none() {
+            let message = format!(
+                "{} is missing",
+                id.kind.template_pointer().trim_start_matches('/').replace('/', ".")
+            );
+            problems.push(Problem::about(item, message));
+        } else {
+            let labelled = Item { value: Arc::new(apply::labelled(&item.value, key)), ..(*item).clone() };
+            said.insert(id, Arc::new(manifest_of(&labelled, head.commit, head.time)));
+        }
+    }
+    let strangers: BTreeSet<WorkloadId> = {
+        let memory = ctx.memory.read();
+        let known = |id: &WorkloadId| {
+            memory.histories.contains_key(id)
+                || memory.desired.get(id).is_some_and(|desired| desired.manifest.is_some())
+        };
+        said.keys().filter(|id| !known(id)).cloned().collect()
+    };
+    let mut earlier =
+        if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
+    let count = said.len();
+    let mut changed = Vec::new();
+    {
+        let mut memory = ctx.memory.write();
+        let before: Vec<WorkloadId> = memory
+            .desired
+            .iter()
+            .filter(|(_, desired)| desired.source == *key)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in before.into_iter().filter(|id| !said.contains_key(id)) {
+            memory.desired.remove(&id);
+            changed.push(id);
+        }
+        for (id, manifest) in said {
+            let known = memory.desired.get(&id).and_then(|desired| desired.manifest.as_ref());
+            if known.is_some_and(|known| known.object == manifest.object && known.path == manifest.path) {
+                continue;
+            }
+            let earlier = Arc::new(earlier.remove(&id).unwrap_or_default());
+            memory
+                .desired
+                .insert(id.clone(), Desired { source: key.clone(), manifest: Some(manifest), earlier });
+            changed.push(id);
+        }
+    }
+    for id in changed {
+        ctx.workloads.now(id);
+    }
+    if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
+        kept.published = Some(head.commit);
+    }
+    Ok((count, problems))
+}
+
+/// The workloads of an earlier commit, when the head is held back or cannot be fetched.
+pub(super) async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Result<(), Error> {
+    let mut content = read.content(commit).await.map_err(Error::Git)?;
+    refuse_what_others_own(read.ctx, key, &mut content);
+    let items: Vec<&Item> = content.items.iter().filter(|item| Stage::of(item) == Stage::Workloads).collect();
+    let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new() };
+    publish(read, key, &items, &head).await.map_err(Error::Git)?;
+    Ok(())
+}
+
+/// After a restart, before its remote answered or while it is away: what was applied last is read from the mirror.
+pub async fn recover(ctx: &Ctx, source: &GitSource) {
+    let key = &(source.namespace().unwrap_or_default(), source.name_any());
+    let kept = kept(ctx, key);
+    let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
+    let known = kept.published.is_some() || source.spec.suspend || key.0 != ctx.root;
+    let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
+    let (name, remote) = (mirror_key(key), remote(source));
+    let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
+    match publish_commit(&read, key, last).await {
+        Ok(()) => tracing::info!(source = key.1, commit = %last, "goes on with what was applied last"),
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(
+                source = key.1,
+                error,
+                "nothing of it can be read; only rollbacks and holds go on for its workloads"
+            );
+        }
+    }
+}
+
+/// One object has one source: the first that claimed it.
+pub(super) fn refuse_what_others_own(ctx: &Ctx, key: &Key, content: &mut Content) {
+    let theirs: BTreeMap<(String, String, String, String), Key> = {
+        let memory = ctx.memory.read();
+        let others = memory.inventories.iter().filter(|(other, _)| *other != key);
+        others.flat_map(|(other, ids)| ids.iter().map(|id| (id.identity(), other.clone()))).collect()
+    };
+    let (refused, items): (Vec<Item>, Vec<Item>) = std::mem::take(&mut content.items)
+        .into_iter()
+        .partition(|item| theirs.contains_key(&item.id.identity()));
+    content.items = items;
+    for item in &refused {
+        let owner = &theirs[&item.id.identity()];
+        let message = format!(
+            "GitSource {}/{} applies this object already; remove it from one of the two",
+            owner.0, owner.1
+        );
+        content.problems.push(Problem::about(item, message));
+    }
+}
+
+/// A suspended source asks for nothing any more; its workloads stay its own.
+pub(super) fn unpublish(ctx: &Ctx, key: &Key) {
+    let mut changed = Vec::new();
+    for (id, desired) in &mut ctx.memory.write().desired {
+        if desired.source == *key && desired.manifest.take().is_some() {
+            changed.push(id.clone());
+        }
+    }
+    for id in changed {
+        ctx.workloads.now(id);
+    }
+    if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
+        kept.published = None;
+    }
+}
