@@ -50,6 +50,8 @@ pub struct Tracked {
     pub exists: bool,
     /// The conditions as stored.
     pub conditions: Vec<crate::domain::condition::Recorded>,
+    /// What goes wrong with it, if anything.
+    pub problem: Option<String>,
     /// The last `countersign.dev/reconcile-requested-at` that was seen.
     pub requested: Option<String>,
 }

@@ -168,7 +168,11 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
         now.exists = true;
         now.conditions = conditions;
         // What changed while it was written is still to be written.
-        if now.history == tracked.history && now.said == tracked.said && now.requested == tracked.requested {
+        if now.history == tracked.history
+            && now.said == tracked.said
+            && now.requested == tracked.requested
+            && now.problem == tracked.problem
+        {
             now.dirty = None;
         }
     }
@@ -223,6 +227,10 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
         Some(Found::Gone) => (Status::False, "WorkloadGone"),
         None => (Status::Unknown, "NotYetLooked"),
     };
+    if let Some(problem) = &tracked.problem {
+        let message = format!("{}; wanted: {message}", cut(problem, 2000));
+        return vec![Condition::new(READY, Status::False, "Failed", message)];
+    }
     let shown = cut(&format!("{message}{proof}"), 2000);
     let mut said = vec![Condition::new(READY, status, reason, shown)];
     let unproven = tracked.history.present().is_some_and(|release| release.outcome == Outcome::Unproven);

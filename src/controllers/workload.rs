@@ -41,16 +41,43 @@ const KEPT: Duration = Duration::from_hours(24 * 30);
 pub async fn look(ctx: Shared, id: WorkloadId) -> Next {
     let _timer = ctx.metrics.time_reconcile(Controller::Workload);
     match reconcile(&ctx, &id).await {
-        Ok(next) => next,
+        Ok(next) => {
+            note_problem(&ctx, &id, None);
+            next
+        }
         Err((stage, error)) => {
             ctx.metrics.reconcile_error(Controller::Workload, stage);
             let problem = error.explain();
             tracing::warn!(workload = %id, stage = stage.as_str(), error = %problem, "a look at a workload failed");
-            if let Some(finding) = ctx.memory.write().findings.get_mut(&id) {
-                finding.problem = Some(problem);
-            }
+            note_problem(&ctx, &id, Some(problem));
             Next::Retry
         }
+    }
+}
+
+/// Keeps what goes wrong with a workload, for its history and for the status of its source; tells it once.
+fn note_problem(ctx: &Ctx, id: &WorkloadId, problem: Option<String>) {
+    let (news, uid, source) = {
+        let mut memory = ctx.memory.write();
+        let Some(finding) = memory.findings.get_mut(id) else { return };
+        let news = finding.problem != problem;
+        finding.problem.clone_from(&problem);
+        if let Some(tracked) = memory.histories.get_mut(id).filter(|tracked| tracked.problem != problem) {
+            tracked.problem.clone_from(&problem);
+            tracked.dirty.get_or_insert_with(tokio::time::Instant::now);
+        }
+        let uid = memory.live.get(id).map(|live| live.uid.clone());
+        (news, uid, memory.desired.get(id).map(|desired| desired.source.clone()))
+    };
+    if !news {
+        return;
+    }
+    ctx.trail.wake();
+    if let Some(problem) = problem {
+        ctx.trail.event(reference(id, uid.as_deref()), EventType::Warning, "Failed", "Act", &problem);
+    }
+    if let Some(source) = source {
+        ctx.sources.after(source, Duration::from_secs(1));
     }
 }
 
@@ -135,7 +162,11 @@ fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>
         let finding = find(&world, &plan);
         (plan, finding)
     };
-    ctx.memory.write().findings.insert(id.clone(), finding);
+    let mut memory = ctx.memory.write();
+    // What went wrong stands until it goes right.
+    let problem = memory.findings.get(id).and_then(|known| known.problem.clone());
+    memory.findings.insert(id.clone(), Finding { problem, ..finding });
+    drop(memory);
     plan
 }
 

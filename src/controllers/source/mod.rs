@@ -34,10 +34,10 @@ use crate::{
     telemetry::metrics::{Controller, RollbackStage, Stage as StageLabel},
 };
 use apply::{Memo, Stage};
-use content::{Content, Files, Item, Problem};
+use content::{Content, Files, Item, Problem, workload_id};
 use effect::{catch_up, established};
 pub use publish::recover;
-use publish::{publish, publish_commit, refuse_what_others_own, unpublish};
+use publish::{publish, refuse_what_others_own, unpublish};
 use status::Verdict;
 
 /// What is kept of each source between syncs.
@@ -133,11 +133,22 @@ async fn sync(ctx: &Ctx, key: &Key, source: &GitSource) -> Result<Verdict, Error
     let content = read.content(head.commit).await.map_err(Error::Git)?;
     note_revocations(ctx, &content, &head);
     if let Some(held) = hold_back(&read, source, key, &content, &head, last).await.map_err(Error::Git)? {
-        let applied = apply_revocations(ctx, key, &content).await?;
-        if let Some(last) = last.filter(|last| kept.published != Some(*last)) {
-            publish_commit(&read, key, last).await?;
+        let problems = apply_revocations(ctx, key, &content).await?;
+        // What was applied last goes on to be: drift is put right, and its workloads stay its own.
+        if let Some(last) = last {
+            match read.content(last).await {
+                Ok(content) => {
+                    let before = Head { commit: last, time: head.time, summary: String::new() };
+                    let _ = apply_all(&read, key, source, content, &before).await?;
+                }
+                Err(error) => tracing::warn!(
+                    source = key.1,
+                    error = chain(&error),
+                    "the commit applied last cannot be read"
+                ),
+            }
         }
-        return Ok(Verdict::held(&head, held, applied));
+        return Ok(Verdict::held(&head, held, problems));
     }
     apply_all(&read, key, source, content, &head).await
 }
@@ -291,6 +302,7 @@ async fn apply_all(
     let workloads = stages.remove(&Stage::Workloads).unwrap_or_default();
     let (published, misplaced) = publish(read, key, &workloads, head).await.map_err(Error::Git)?;
     problems.extend(misplaced);
+    problems.extend(failing(ctx, &workloads));
     let gone: BTreeSet<ObjectId> = {
         let identities: BTreeSet<_> = wanted.iter().map(ObjectId::identity).collect();
         before.iter().filter(|id| !identities.contains(&id.identity())).cloned().collect()
@@ -308,6 +320,13 @@ async fn apply_all(
     keep_inventory(ctx, key, wanted.union(&left).cloned().collect()).await?;
     let objects = content.items.len() - workloads.len();
     Ok(Verdict::applied(head, objects, published, content.skipped, problems, written > 0))
+}
+
+/// What goes wrong with workloads of a source.
+fn failing(ctx: &Ctx, items: &[&Item]) -> Vec<Problem> {
+    let memory = ctx.memory.read();
+    let problem = |item: &Item| memory.findings.get(&workload_id(&item.id)?)?.problem.clone();
+    items.iter().filter_map(|item| Some(Problem::about(item, problem(item)?))).collect()
 }
 
 /// A source that was deleted deletes nothing; its workloads belong to whoever changes them next.

@@ -99,7 +99,7 @@ pub(super) async fn publish(
 }
 
 /// The workloads of an earlier commit, when the head is held back or cannot be fetched.
-pub(super) async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Result<(), Error> {
+async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Result<(), Error> {
     let mut content = read.content(commit).await.map_err(Error::Git)?;
     refuse_what_others_own(read.ctx, key, &mut content);
     let items: Vec<&Item> = content.items.iter().filter(|item| Stage::of(item) == Stage::Workloads).collect();
