@@ -60,6 +60,28 @@ fn manifest(image: &str) -> Manifest {
     }
 }
 
+/// The set of fields that an apply owns.
+fn fields_of(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let fields = object.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()));
+            fields
+                .map(|(key, value)| (format!("f:{key}"), fields_of(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        }
+        Value::Array(entries) if entries.iter().all(|entry| entry.get("name").is_some()) => {
+            let key = |entry: &Value| format!("k:{}", json!({"name": entry["name"]}));
+            entries
+                .iter()
+                .map(|entry| (key(entry), fields_of(entry)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        }
+        _ => json!({}),
+    }
+}
+
 impl Sim {
     fn new() -> Self {
         Self {
@@ -121,6 +143,7 @@ impl Sim {
             rollout: Rollout::Complete,
             others_own_pod_spec: others && self.git.is_some(),
             own_update_entry: false,
+            own_fields: self.live.as_ref().and_then(|live| live.own_fields.clone()),
             deleting: false,
             applied: None,
         });
@@ -162,7 +185,10 @@ impl Sim {
         }
         let before = live.as_ref().map(|live| live_images(live, &self.id)).unwrap_or_default();
         match &action.change {
-            Change::Apply { object, .. } => self.store(object.clone(), false),
+            Change::Apply { object, .. } => {
+                self.store(object.clone(), false);
+                self.live.as_mut().unwrap().own_fields = Some(Arc::new(fields_of(object)));
+            }
             Change::Template(template) => {
                 let live = live.ok_or("gone")?;
                 self.store(self.id.kind.with_template(&live.object, template.clone()), false);
@@ -382,6 +408,21 @@ fn an_unlisted_image_waits_with_the_whole_template_while_other_fields_go_on() {
         sim.live.unwrap().object["spec"]["template"]["spec"]["containers"][0]["args"],
         json!(["--new"])
     );
+}
+
+/// What git takes out must go from the cluster, too, and a commit that only takes something out is a commit.
+#[test]
+fn a_field_that_git_does_not_name_any_more_is_removed() {
+    let mut sim = git_owned();
+    let mut with_args = object(&tag(2));
+    with_args["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["--debug"]);
+    sim.git = Some(Manifest { object: Arc::new(with_args), ..manifest("x") });
+    sim.settle();
+    let args = "/spec/template/spec/containers/0/args";
+    assert_eq!(sim.live.as_ref().unwrap().object.pointer(args), Some(&json!(["--debug"])));
+    sim.git_wants(&tag(2));
+    sim.settle();
+    assert_eq!(sim.live.as_ref().unwrap().object.pointer(args), None);
 }
 
 #[test]
