@@ -35,7 +35,7 @@ use crate::{
         condition::{Condition, READY, RECONCILING, Status, merge},
         ownership::MANAGER,
         plan::State as Found,
-        release::Outcome,
+        release::{Outcome, RollbackOutcome},
         workload::WorkloadId,
     },
     telemetry::metrics::WriteOutcome,
@@ -222,19 +222,18 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
     };
     let shown = cut(&format!("{message}{proof}"), 2000);
     let mut said = vec![Condition::new(READY, status, reason, shown)];
-    let unproven = tracked.history.present().is_some_and(|release| release.outcome == Outcome::Unproven);
-    let moving = tracked
-        .history
-        .rollbacks
-        .last()
-        .is_some_and(|last| last.outcome == crate::domain::release::RollbackOutcome::InProgress);
-    if unproven && moving {
+    let rollback = tracked.history.rollbacks.last().filter(|_| tracked.history.rollback_under_way());
+    let is = |outcome| rollback.is_some_and(|rollback| rollback.outcome == outcome);
+    if is(RollbackOutcome::Failed) {
+        let shown = "the release that it was rolled back to does not come up; it stays there";
+        said.push(Condition::new("Stalled", Status::True, "RollbackFailed", shown));
+    } else if is(RollbackOutcome::InProgress) {
         said.push(Condition::new(RECONCILING, Status::True, "RollingBack", "the rollback is under way"));
     }
     if !missing.is_empty() {
         said.push(Condition::new("Permitted", Status::False, reason, cut(&missing.join("\n"), 8000)));
     }
-    if matches!(state, Some(Found::NoSafeRelease)) {
+    if matches!(state, Some(Found::NoSafeRelease)) && !is(RollbackOutcome::Failed) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
     }
     said

@@ -294,9 +294,11 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
             return Next::Wait;
         }
     }
-    let proving = plan.history.as_ref().and_then(History::present).is_some_and(|present| {
-        present.outcome == Outcome::Unproven && id.kind.progress == Progress::DaemonSet
+    let unproven = plan.history.as_ref().is_some_and(|history| {
+        history.rollback_under_way()
+            || history.present().is_some_and(|present| present.outcome == Outcome::Unproven)
     });
+    let proving = unproven && id.kind.progress == Progress::DaemonSet;
     let again = plan.recheck.map(until);
     let polled = proving.then_some(Duration::from_secs(15));
     match [again, polled].into_iter().flatten().min() {

@@ -12,7 +12,7 @@ use crate::domain::{
         tests::{at, digest, record},
     },
     policy::{Mode, Policy, tests::policy},
-    release::Outcome,
+    release::{Outcome, RollbackOutcome},
     rollout::Rollout,
     workload::{Kind, with_images},
 };
@@ -561,6 +561,27 @@ fn an_unowned_rollback_lost_by_a_crash_is_recognised() {
     undisturbed.settle();
     assert_eq!(sim.writes.len(), 1);
     assert_eq!(sim.history, undisturbed.history);
+}
+
+/// Else nobody would ever be told that a rollback is through, or that it did not come up.
+#[test]
+fn a_rollback_to_a_release_that_was_good_completes_or_fails() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        let mut stuck = sim.clone();
+        sim.settle();
+        sim.clock += 60;
+        sim.settle();
+        let last = |sim: &Sim| sim.history.rollbacks.last().map(|last| last.outcome);
+        assert_eq!(last(&sim), Some(RollbackOutcome::Completed));
+        let plan = stuck.plan();
+        stuck.act(&plan.action.clone().unwrap()).unwrap();
+        stuck.record(&plan);
+        stuck.live.as_mut().unwrap().rollout = Rollout::Stuck;
+        assert_eq!(stuck.settle().state, State::Held);
+        assert_eq!(last(&stuck), Some(RollbackOutcome::Failed));
+        assert_eq!(stuck.history.present().unwrap().outcome, Outcome::Good, "it proved itself before");
+    }
 }
 
 #[test]
