@@ -584,6 +584,131 @@ fn a_rollback_to_a_release_that_was_good_completes_or_fails() {
     }
 }
 
+const UNGOVERNED: &str = "other.example/agent:1";
+
+/// 1.1 was good, 1.2 runs, beside a container that no policy covers.
+fn beside_an_ungoverned_one(owned: bool) -> Sim {
+    let mut sim = Sim::new();
+    sim.policies[0].images = vec![crate::domain::pattern::Pattern::new("registry.example/**").unwrap()];
+    sim.approve(1);
+    sim.approve(2);
+    for n in [1, 2] {
+        sim.both(owned, &tag(n), &format!("{UNGOVERNED}@{}", digest(9)));
+        sim.settle();
+        sim.clock += 60;
+        sim.settle();
+    }
+    sim
+}
+
+impl Sim {
+    fn both(&mut self, owned: bool, app: &str, agent: &str) {
+        let mut object = object(app);
+        object["spec"]["template"]["spec"]["containers"] =
+            json!([{"name": "app", "image": app}, {"name": "agent", "image": agent}]);
+        if owned {
+            self.git = Some(Manifest { object: Arc::new(object), ..manifest("x") });
+        } else {
+            self.store(object, true);
+        }
+    }
+
+    fn app(&self) -> String {
+        self.images()[&"containers/app".parse().unwrap()].clone()
+    }
+}
+
+/// What no policy matches is left alone, also when its digest is revoked: it neither rules a rollback out nor lets the
+/// hold beside it fall.
+#[test]
+fn a_revoked_digest_in_a_container_that_no_policy_covers_changes_nothing_for_the_others() {
+    for owned in [true, false] {
+        let agent = format!("{UNGOVERNED}@{}", digest(9));
+        let mut sim = beside_an_ungoverned_one(owned);
+        sim.revoke(9);
+        assert_eq!(sim.settle().state, State::Permitted);
+        sim.revoke(2);
+        assert_eq!((sim.settle().state, sim.app()), (State::Held, pin(1)), "owned: {owned}");
+        sim.store(
+            {
+                let mut copy = sim.clone();
+                copy.both(false, &tag(2), &agent);
+                (*copy.live.unwrap().object).clone()
+            },
+            true,
+        );
+        assert_eq!((sim.settle().state, sim.app()), (State::Held, pin(1)), "owned: {owned}");
+        sim.approve(3);
+        sim.both(owned, &tag(3), &agent);
+        assert_eq!(sim.settle().state, State::Permitted, "owned: {owned}");
+    }
+}
+
+/// Its releases from before have no template: that must not leave it without anything to go back to.
+#[test]
+fn a_workload_that_git_takes_over_keeps_its_fallback_and_its_hold() {
+    let mut sim = unowned();
+    sim.git_wants(&tag(2));
+    let mut held = sim.clone();
+    sim.settle();
+    sim.revoke(2);
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+    held.git = None;
+    held.revoke(2);
+    held.settle();
+    held.git_wants(&tag(2));
+    held.settle();
+    held.somebody_sets(&tag(2));
+    assert_eq!((held.settle().state, held.runs()), (State::Held, pin(1)));
+}
+
+/// A tag stands for the newest record, also for one that was revoked before the workload was first seen.
+#[test]
+fn a_workload_adopted_with_a_revoked_tag_is_rolled_back() {
+    let mut sim = unowned();
+    sim.revoke(3);
+    sim.live = None;
+    sim.settle();
+    sim.somebody_sets(&tag(3));
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+    assert_eq!(sim.history.hold.unwrap().rejected[0].digest, Some(digest(3)));
+}
+
+#[test]
+fn a_revoked_image_that_somebody_sets_while_the_source_is_away_does_not_stay() {
+    let mut sim = git_owned();
+    sim.revoke(3);
+    sim.away = true;
+    sim.somebody_sets(&pin(3));
+    assert_eq!(sim.plan().state, State::NotPermitted);
+    sim.settle();
+    assert_eq!(sim.runs(), pin(2));
+}
+
+#[test]
+fn where_policy_says_to_stay_a_person_who_goes_back_is_not_held() {
+    let mut sim = unowned();
+    sim.policies[0].on_revocation = Some(crate::domain::policy::OnRevocation::None);
+    sim.revoke(2);
+    sim.settle();
+    sim.somebody_sets(&pin(1));
+    assert_eq!((sim.settle().state, sim.history.hold), (State::Permitted, None));
+}
+
+/// "Held" would be a lie: the revoked image runs.
+#[test]
+fn a_revoked_image_in_a_container_that_the_held_release_does_not_have_is_an_alarm() {
+    let mut sim = unowned();
+    sim.revoke(2);
+    sim.settle();
+    let mut renamed = object(&tag(2));
+    renamed["spec"]["template"]["spec"]["containers"][0]["name"] = json!("renamed");
+    sim.store(renamed, true);
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::NoSafeRelease, tag(2)));
+    assert!(plan.message.contains("containers/renamed runs cart:1.2"), "{}", plan.message);
+}
+
 #[test]
 fn a_release_whose_config_is_gone_is_no_target() {
     let mut sim = git_owned();
