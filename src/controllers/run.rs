@@ -297,6 +297,7 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
                 if memory.paused != paused {
                     tracing::warn!(paused = paused.as_deref().unwrap_or("no"), "pause");
                     memory.paused = paused;
+                    memory.rules += 1;
                     changes.everything();
                 }
             }
@@ -317,6 +318,7 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
             ctx.approvals.now(key.clone());
         }
     }
+    memory.rules += 1;
     drop(memory);
     changes.note(|changed| {
         changed.namespaces.insert(name);
@@ -352,6 +354,7 @@ fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
             ctx.approvals.now(key);
         }
     }
+    memory.rules += u64::from(!touched.is_empty());
     drop(memory);
     if !touched.is_empty() {
         changes.note(|changed| {
@@ -386,6 +389,7 @@ fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
             }
         }
     };
+    memory.rules += u64::from(changed);
     drop(memory);
     if changed {
         changes.everything();

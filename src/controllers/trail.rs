@@ -47,6 +47,8 @@ const CALM: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many writes are under way at once.
 const CONCURRENCY: usize = 16;
+/// How long the API server may take for an event: histories wait for it.
+const EVENT: Duration = Duration::from_secs(30);
 
 /// Where controllers leave what is to be written.
 #[derive(Clone, Default)]
@@ -145,8 +147,10 @@ async fn flush(ctx: &Shared, recorder: &Recorder) {
     let events = std::mem::take(&mut *ctx.trail.0.events.lock());
     stream::iter(events)
         .for_each_concurrent(CONCURRENCY, |(about, event)| async move {
-            if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::warn!(%error, reason = event.reason, "an event cannot be written");
+            match tokio::time::timeout(EVENT, recorder.publish(&event, &about)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "an event cannot be written"),
+                Err(_) => tracing::warn!(reason = event.reason, "an event was not taken in time"),
             }
         })
         .await;

@@ -56,10 +56,13 @@ pub async fn look(ctx: Shared, id: WorkloadId) -> Next {
 
 async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     let now = now();
-    let observe = |error| (Stage::Observe, error);
-    beyond::look(ctx, id).await.map_err(observe)?;
+    // What cannot be looked at proves nothing, but it must not stand in the way of a rollback.
+    if let Err(error) = beyond::look(ctx, id).await {
+        ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
+        tracing::warn!(workload = %id, error = %error.explain(), "how far its rollout is cannot be looked up");
+    }
     note_health(ctx, id, now);
-    let missing = missing_config(ctx, id).await.map_err(observe)?;
+    let missing = missing_config(ctx, id).await;
     let before = history(&ctx.memory.read(), id);
     let plan = decide(ctx, id, &missing, now);
     if plan.record_first {
@@ -104,7 +107,7 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
 
 /// Makes the plan from what is known now, and keeps what it found.
 fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>, now: Timestamp) -> Plan {
-    let (plan, finding) = {
+    let (plan, finding, judged_by) = {
         let memory = ctx.memory.read();
         let policies = memory.policies_for(&id.namespace, &ctx.root);
         let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
@@ -127,9 +130,23 @@ fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>
         };
         let plan = plan(&world);
         let finding = find(&world, &plan);
-        (plan, finding)
+        (plan, finding, memory.rules)
     };
-    ctx.memory.write().findings.insert(id.clone(), finding);
+    let mut memory = ctx.memory.write();
+    let known = memory.live.contains_key(id)
+        || memory.desired.contains_key(id)
+        || memory.histories.contains_key(id)
+        || plan.history.is_some();
+    if !known {
+        memory.findings.remove(id);
+        memory.told.remove(id);
+        return plan;
+    }
+    memory.findings.insert(id.clone(), finding);
+    // Who is told of a change is found by the findings: of one that came while this was planned, this one was not.
+    if memory.rules != judged_by {
+        ctx.workloads.now(id.clone());
+    }
     plan
 }
 
@@ -223,6 +240,9 @@ fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
     let mut memory = ctx.memory.write();
     let tracked = memory.histories.entry(id.clone()).or_default();
     if tracked.history == history && tracked.said == said && tracked.exists {
+        if tracked.dirty.is_some() {
+            ctx.trail.wake(); // It could not be written before.
+        }
         return;
     }
     let news = tracked.history != history || tracked.said != said || !tracked.exists;
@@ -255,11 +275,12 @@ fn note_health(ctx: &Ctx, id: &WorkloadId, now: Timestamp) {
 }
 
 /// Which ConfigMaps and Secrets that releases name do not exist; only asked when a rollback is near.
-async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> Result<BTreeSet<(&'static str, String)>, Error> {
+/// One that cannot be looked up is not known to be missing.
+async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, String)> {
     let named: BTreeSet<(&'static str, String)> = {
         let memory = ctx.memory.read();
         let Some(tracked) = memory.histories.get(id).filter(|_| memory.desired.contains_key(id)) else {
-            return Ok(BTreeSet::new());
+            return BTreeSet::new();
         };
         let revoked = |release: &crate::domain::release::Release| {
             release.images.values().any(|own| {
@@ -278,11 +299,18 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> Result<BTreeSet<(&'static
             namespace: id.namespace.clone(),
             name: name.clone(),
         };
-        if !ctx.cluster.exists(&object).await? {
-            missing.insert((kind, name));
+        match ctx.cluster.exists(&object).await {
+            Ok(true) => {}
+            Ok(false) => {
+                missing.insert((kind, name));
+            }
+            Err(error) => {
+                ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
+                tracing::warn!(workload = %id, %object, error = %error.explain(), "cannot be looked up; taken to exist");
+            }
         }
     }
-    Ok(missing)
+    missing
 }
 
 fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
@@ -317,6 +345,7 @@ fn forget(ctx: &Ctx, id: &WorkloadId) {
         let mut memory = ctx.memory.write();
         memory.histories.remove(id);
         memory.findings.remove(id);
+        memory.told.remove(id);
     }
     let cluster = ctx.cluster.clone();
     tokio::spawn(async move {
