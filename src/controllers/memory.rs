@@ -100,6 +100,8 @@ pub struct Area {
 pub struct State {
     /// All approvals and revocations.
     pub ledger: Ledger,
+    /// How often ledger, policies or namespaces have changed.
+    pub rules: u64,
     /// The approved images themselves.
     pub approvals: BTreeMap<Key, Arc<ApprovedImage>>,
     /// The policies that can be read.

@@ -309,6 +309,7 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
                 if memory.paused != paused {
                     tracing::warn!(paused = paused.as_deref().unwrap_or("no"), "pause");
                     memory.paused = paused;
+                    memory.rules += 1;
                     changes.everything();
                 }
             }
@@ -329,6 +330,7 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
             ctx.approvals.now(key.clone());
         }
     }
+    memory.rules += 1;
     drop(memory);
     changes.note(|changed| {
         changed.namespaces.insert(name);
@@ -364,6 +366,7 @@ fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
             ctx.approvals.now(key);
         }
     }
+    memory.rules += u64::from(!touched.is_empty());
     drop(memory);
     if !touched.is_empty() {
         changes.note(|changed| {
@@ -398,6 +401,7 @@ fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
             }
         }
     };
+    memory.rules += u64::from(changed);
     drop(memory);
     if changed {
         changes.everything();

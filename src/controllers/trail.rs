@@ -36,7 +36,7 @@ use crate::{
         condition::{Condition, READY, RECONCILING, Status, merge},
         ownership::MANAGER,
         plan::State as Found,
-        release::Outcome,
+        release::{Outcome, RollbackOutcome},
         workload::WorkloadId,
     },
     telemetry::metrics::WriteOutcome,
@@ -48,6 +48,8 @@ const CALM: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many writes are under way at once.
 const CONCURRENCY: usize = 16;
+/// How long the API server may take for an event: histories wait for it.
+const EVENT: Duration = Duration::from_secs(30);
 
 /// Where controllers leave what is to be written.
 #[derive(Clone, Default)]
@@ -146,8 +148,10 @@ async fn flush(ctx: &Shared, recorder: &Recorder) {
     let events = std::mem::take(&mut *ctx.trail.0.events.lock());
     stream::iter(events)
         .for_each_concurrent(CONCURRENCY, |(about, event)| async move {
-            if let Err(error) = recorder.publish(&event, &about).await {
-                tracing::warn!(%error, reason = event.reason, "an event cannot be written");
+            match tokio::time::timeout(EVENT, recorder.publish(&event, &about)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "an event cannot be written"),
+                Err(_) => tracing::warn!(reason = event.reason, "an event was not taken in time"),
             }
         })
         .await;
@@ -233,13 +237,12 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
     }
     let shown = cut(&format!("{message}{proof}"), 2000);
     let mut said = vec![Condition::new(READY, status, reason, shown)];
-    let unproven = tracked.history.present().is_some_and(|release| release.outcome == Outcome::Unproven);
-    let moving = tracked
-        .history
-        .rollbacks
-        .last()
-        .is_some_and(|last| last.outcome == crate::domain::release::RollbackOutcome::InProgress);
-    if unproven && moving {
+    let rollback = tracked.history.rollbacks.last().filter(|_| tracked.history.rollback_under_way());
+    let is = |outcome| rollback.is_some_and(|rollback| rollback.outcome == outcome);
+    if is(RollbackOutcome::Failed) {
+        let shown = "the release that it was rolled back to does not come up; it stays there";
+        said.push(Condition::new("Stalled", Status::True, "RollbackFailed", shown));
+    } else if is(RollbackOutcome::InProgress) {
         said.push(Condition::new(RECONCILING, Status::True, "RollingBack", "the rollback is under way"));
     }
     if !missing.is_empty() {
@@ -250,7 +253,7 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
             "if its release is revoked there is none to go back to; it would keep running, with an alarm";
         said.push(Condition::new("Fallback", Status::False, "NoFallback", message));
     }
-    if matches!(state, Some(Found::NoSafeRelease)) {
+    if matches!(state, Some(Found::NoSafeRelease)) && !is(RollbackOutcome::Failed) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
     }
     said

@@ -89,10 +89,13 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         tracing::error!(workload = %id, history = unreadable.1.1, "its history cannot be read, so nothing of it moves");
         return Ok(Next::After(Duration::from_mins(1)));
     }
-    let observe = |error| (Stage::Observe, error);
-    beyond::look(ctx, id).await.map_err(observe)?;
+    // What cannot be looked at proves nothing, but it must not stand in the way of a rollback.
+    if let Err(error) = beyond::look(ctx, id).await {
+        ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
+        tracing::warn!(workload = %id, error = %error.explain(), "how far its rollout is cannot be looked up");
+    }
     note_health(ctx, id, now);
-    let missing = missing_config(ctx, id).await.map_err(observe)?;
+    let missing = missing_config(ctx, id).await;
     let before = history(&ctx.memory.read(), id);
     let plan = decide(ctx, id, &missing, now);
     if plan.record_first {
@@ -137,7 +140,7 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
 
 /// Makes the plan from what is known now, and keeps what it found.
 fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>, now: Timestamp) -> Plan {
-    let (plan, finding) = {
+    let (plan, finding, judged_by) = {
         let memory = ctx.memory.read();
         let policies = memory.policies_for(&id.namespace, &ctx.root);
         let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
@@ -160,13 +163,25 @@ fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>
         };
         let plan = plan(&world);
         let finding = find(&world, &plan);
-        (plan, finding)
+        (plan, finding, memory.rules)
     };
     let mut memory = ctx.memory.write();
+    let known = memory.live.contains_key(id)
+        || memory.desired.contains_key(id)
+        || memory.histories.contains_key(id)
+        || plan.history.is_some();
+    if !known {
+        memory.findings.remove(id);
+        memory.told.remove(id);
+        return plan;
+    }
     // What went wrong stands until it goes right.
     let problem = memory.findings.get(id).and_then(|known| known.problem.clone());
     memory.findings.insert(id.clone(), Finding { problem, ..finding });
-    drop(memory);
+    // Who is told of a change is found by the findings: of one that came while this was planned, this one was not.
+    if memory.rules != judged_by {
+        ctx.workloads.now(id.clone());
+    }
     plan
 }
 
@@ -299,11 +314,12 @@ fn note_health(ctx: &Ctx, id: &WorkloadId, now: Timestamp) {
 }
 
 /// Which ConfigMaps and Secrets that releases name do not exist; only asked when a rollback is near.
-async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> Result<BTreeSet<(&'static str, String)>, Error> {
+/// One that cannot be looked up is not known to be missing.
+async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, String)> {
     let named: BTreeSet<(&'static str, String)> = {
         let memory = ctx.memory.read();
         let Some(tracked) = memory.histories.get(id).filter(|_| memory.desired.contains_key(id)) else {
-            return Ok(BTreeSet::new());
+            return BTreeSet::new();
         };
         let revoked = |release: &crate::domain::release::Release| {
             release.images.values().any(|own| {
@@ -322,11 +338,18 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> Result<BTreeSet<(&'static
             namespace: id.namespace.clone(),
             name: name.clone(),
         };
-        if !ctx.cluster.exists(&object).await? {
-            missing.insert((kind, name));
+        match ctx.cluster.exists(&object).await {
+            Ok(true) => {}
+            Ok(false) => {
+                missing.insert((kind, name));
+            }
+            Err(error) => {
+                ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
+                tracing::warn!(workload = %id, %object, error = %error.explain(), "cannot be looked up; taken to exist");
+            }
         }
     }
-    Ok(missing)
+    missing
 }
 
 fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
@@ -338,9 +361,11 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
             return Next::Wait;
         }
     }
-    let proving = plan.history.as_ref().and_then(History::present).is_some_and(|present| {
-        present.outcome == Outcome::Unproven && id.kind.progress == Progress::DaemonSet
+    let unproven = plan.history.as_ref().is_some_and(|history| {
+        history.rollback_under_way()
+            || history.present().is_some_and(|present| present.outcome == Outcome::Unproven)
     });
+    let proving = unproven && id.kind.progress == Progress::DaemonSet;
     let again = plan.recheck.map(until);
     // A ConfigMap or Secret that a good release names may come back, and nothing tells.
     let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));

@@ -2,7 +2,8 @@
 //!
 //! The API server adds defaults and writes some values differently (`1000m` becomes `1`), so a live object never equals
 //! what was applied. Compared are the values at the paths that were applied: with what was applied or, where the API
-//! server writes it differently, with what stood there right after it was applied.
+//! server writes it differently, with what stood there right after it was applied. And what we own in the managed fields
+//! must still be said: what git does not name any more is removed by an apply, and only by one.
 
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -21,13 +22,42 @@ impl Applied {
     }
 }
 
-/// Whether everything that `desired` says stands in `live`.
-pub fn in_step(desired: &Value, live: &Value, applied: Option<&Applied>) -> bool {
+/// Whether everything that `desired` says stands in `live`, and nothing else that we put there: `owned` are the fields of
+/// our own apply, as the managed fields of `live` say them.
+pub fn in_step(desired: &Value, live: &Value, applied: Option<&Applied>, owned: Option<&Value>) -> bool {
     let projection = project(desired, live);
-    projection == *desired
-        || applied.is_some_and(|applied| {
-            applied.desired == hash(desired) && applied.projection == hash(&projection)
-        })
+    match applied.filter(|applied| applied.desired == hash(desired)) {
+        // Just this was applied: whatever else the managed fields say, another apply would not change it.
+        Some(applied) => projection == *desired || applied.projection == hash(&projection),
+        None => projection == *desired && owned.is_none_or(|owned| says_all(desired, live, owned)),
+    }
+}
+
+/// Whether `desired` names every field of a set of fields (`fieldsV1`) of `live`.
+fn says_all(desired: &Value, live: &Value, fields: &Value) -> bool {
+    let Some(fields) = fields.as_object() else { return true };
+    if fields.is_empty() {
+        // One value as a whole: an entry beyond those that are said was ours.
+        return !matches!((desired, live), (Value::Array(said), Value::Array(found)) if said.len() != found.len());
+    }
+    fields.iter().all(|(field, nested)| match field.split_once(':') {
+        Some(("f", name)) => desired.get(name).is_some_and(|value| says_all(value, &live[name], nested)),
+        Some(("k", keys)) => {
+            let Ok(Value::Object(keys)) = serde_json::from_str(keys) else { return true };
+            // A key that is left out has its default value.
+            let is = |entry: &&Value| {
+                keys.iter().all(|(key, value)| entry.get(key).is_none_or(|said| said == value))
+            };
+            let find = |list: &Value| list.as_array().and_then(|list| list.iter().find(is).cloned());
+            let found = find(live).unwrap_or_default();
+            find(desired).is_some_and(|entry| says_all(&entry, &found, nested))
+        }
+        Some(("v", value)) => {
+            let Ok(value) = serde_json::from_str::<Value>(value) else { return true };
+            desired.as_array().is_some_and(|entries| entries.contains(&value))
+        }
+        Some(_) | None => true,
+    })
 }
 
 /// The values of `live` at the paths that `desired` names.
@@ -87,7 +117,7 @@ mod tests {
             json!({"spec": {"replicas": 2, "list": [{"name": "a", "image": "x"}], "args": ["1", "2"]}});
         let live = json!({"spec": {"replicas": 2, "paused": false, "args": ["1", "2"],
             "list": [{"name": "other"}, {"name": "a", "image": "x", "policy": "Always"}]}, "status": {}});
-        assert!(in_step(&desired, &live, None));
+        assert!(in_step(&desired, &live, None, None));
         for (pointer, value) in [
             ("/spec/replicas", json!(3)),
             ("/spec/list/1/image", json!("y")),
@@ -97,7 +127,7 @@ mod tests {
         ] {
             let mut changed = live.clone();
             *changed.pointer_mut(pointer).unwrap() = value;
-            assert!(!in_step(&desired, &changed, None), "{pointer}");
+            assert!(!in_step(&desired, &changed, None, None), "{pointer}");
         }
     }
 
@@ -106,10 +136,40 @@ mod tests {
     fn what_the_api_server_writes_differently_is_remembered() {
         let desired = json!({"cpu": "1000m"});
         let live = json!({"cpu": "1"});
-        assert!(!in_step(&desired, &live, None));
+        assert!(!in_step(&desired, &live, None, None));
         let applied = Applied::new(&desired, &live);
-        assert!(in_step(&desired, &live, Some(&applied)));
-        assert!(!in_step(&desired, &json!({"cpu": "2"}), Some(&applied)));
-        assert!(!in_step(&json!({"cpu": "3000m"}), &live, Some(&applied)));
+        assert!(in_step(&desired, &live, Some(&applied), None));
+        assert!(!in_step(&desired, &json!({"cpu": "2"}), Some(&applied), None));
+        assert!(!in_step(&json!({"cpu": "3000m"}), &live, Some(&applied), None));
+    }
+
+    /// Else a subject that git takes out of a RoleBinding would keep its rights.
+    #[test]
+    fn what_git_does_not_name_any_more_is_drift_where_we_put_it_there() {
+        let live = json!({"metadata": {"labels": {"a": "1", "theirs": "x"}, "finalizers": ["f"]},
+            "ports": [{"containerPort": 80, "protocol": "TCP"}], "subjects": [{"name": "ana"}, {"name": "eve"}]});
+        let owned = json!({"f:metadata": {"f:labels": {".": {}, "f:a": {}}, "f:finalizers": {"v:\"f\"": {}}},
+            "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}, "f:subjects": {}});
+        let whole = json!({"metadata": {"labels": {"a": "1"}, "finalizers": ["f"]}, "ports": [{"containerPort": 80}],
+            "subjects": [{"name": "ana"}, {"name": "eve"}]});
+        assert!(in_step(&whole, &live, None, Some(&owned)));
+        let drop = |pointer: &str, key: &str| {
+            let mut less = whole.clone();
+            less.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key);
+            less
+        };
+        for (pointer, key) in
+            [("/metadata/labels", "a"), ("/metadata", "labels"), ("/metadata", "finalizers"), ("", "ports")]
+        {
+            let less = drop(pointer, key);
+            assert!(!in_step(&less, &live, None, Some(&owned)), "{pointer}/{key}");
+            let before = Applied::new(&whole, &live);
+            assert!(!in_step(&less, &live, Some(&before), Some(&owned)), "{pointer}/{key}");
+            let after = Applied::new(&less, &live);
+            assert!(in_step(&less, &live, Some(&after), Some(&owned)), "written once, whatever comes back");
+        }
+        let mut fewer = whole.clone();
+        fewer["subjects"] = json!([{"name": "ana"}]);
+        assert!(!in_step(&fewer, &live, None, Some(&owned)), "an atomic list is one value");
     }
 }

@@ -20,6 +20,12 @@ pub fn own_update_entry(managed_fields: &[Value]) -> bool {
     managed_fields.iter().any(is_our_update)
 }
 
+/// The fields of our own apply (`fieldsV1`), in the version in which we apply.
+pub fn own_fields<'a>(managed_fields: &'a [Value], api_version: &str) -> Option<&'a Value> {
+    let ours = |entry: &&Value| is_ours(entry) && counts(entry) && entry["apiVersion"] == api_version;
+    managed_fields.iter().find(ours)?.get("fieldsV1")
+}
+
 /// The managed fields with everything that others own in the pod spec moved into our apply entry.
 pub fn take_over(managed_fields: &[Value], template: &[&str], api_version: &str) -> Vec<Value> {
     let path = pod_spec(template);

@@ -49,10 +49,12 @@ fn normalise(text: &str) -> String {
     match text.split_once('/') {
         Some((host, path)) if is_host(host) || wild(host) => {
             if wild(host) {
-                format!("{}/{path}", host.to_ascii_lowercase())
-            } else {
-                format!("{}/{path}", normal_host(host))
+                return format!("{}/{path}", host.to_ascii_lowercase());
             }
+            let host = normal_host(host);
+            let official = host == "docker.io" && !path.contains('/') && !path.starts_with("**");
+            let library = if official { "library/" } else { "" };
+            format!("{host}/{library}{path}")
         }
         Some(_) => format!("docker.io/{text}"),
         None if text.starts_with("**") => text.to_owned(),
@@ -98,6 +100,12 @@ mod tests {
             ("*.example/shop/**", "eu.evil.example/shop/cart", true),
             ("nginx", "nginx", true),
             ("nginx", "registry.example/library/nginx", false),
+            ("docker.io/nginx", "nginx", true),
+            ("index.docker.io/nginx", "nginx", true),
+            ("docker.io/*", "nginx", true),
+            ("docker.io/*", "bitnami/redis", false),
+            ("docker.io/**", "nginx", true),
+            ("docker.io/**", "bitnami/redis", true),
             ("bitnami/*", "docker.io/bitnami/redis", true),
             ("registry.example/{a,b}/*", "registry.example/b/x", true),
         ] {

@@ -252,10 +252,20 @@ impl History {
         }
     }
 
-    /// Sets what the present release proved; a rollback to it goes the same way.
+    /// Whether the present release is what the last rollback went to, and has not come up (again) since.
+    pub fn rollback_under_way(&self) -> bool {
+        let last = self.rollbacks.last().filter(|last| Some(&last.to) == self.present.as_ref());
+        last.is_some_and(|last| last.outcome != RollbackOutcome::Completed)
+    }
+
+    /// Sets what the present release proved; a rollback to it goes the same way. What proved itself once did so, whatever
+    /// becomes of it later.
     pub fn prove(&mut self, outcome: Outcome) {
         let present = self.present.clone();
-        for release in self.releases.iter_mut().filter(|release| Some(&release.id) == present.as_ref()) {
+        let is = |release: &&mut Release| {
+            Some(&release.id) == present.as_ref() && release.outcome != Outcome::Good
+        };
+        for release in self.releases.iter_mut().filter(is) {
             release.outcome = outcome;
         }
         let ended = match outcome {

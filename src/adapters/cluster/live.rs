@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::domain::{
-    ownership::{others_own_pod_spec, own_update_entry},
+    ownership::{others_own_pod_spec, own_fields, own_update_entry},
     plan::Live,
     rollout::{Beyond, rollout},
     workload::{Kind, WorkloadId},
@@ -40,6 +40,7 @@ pub fn live(kind: &'static Kind, mut object: Value) -> Option<Seen> {
         object: Arc::new(object),
         others_own_pod_spec: others_own_pod_spec(&fields, kind.template),
         own_update_entry: own_update_entry(&fields),
+        own_fields: own_fields(&fields, &kind.api_version()).cloned().map(Arc::new),
         deleting,
         applied: None,
     };

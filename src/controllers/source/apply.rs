@@ -17,7 +17,7 @@ use crate::{
     domain::{
         drift::{Applied, in_step},
         inventory::ObjectId,
-        ownership::MANAGER,
+        ownership::{MANAGER, own_fields},
         workload::{KINDS, named_config},
     },
 };
@@ -143,7 +143,7 @@ async fn settle(
     if let Some(revocation) = revocation(&item.value) {
         // First the revocation: between the two writes the image must not count as approved.
         let forgotten = found.as_ref().is_some_and(is_forgotten);
-        if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None)) {
+        if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None, None)) {
             found = Some(
                 cluster
                     .apply(&revocation, REVOCATION_FIELD_MANAGER)
@@ -157,7 +157,12 @@ async fn settle(
         }
     }
     let known = memo.lock().get(&item.id).cloned();
-    if let Some(found) = found.filter(|found| in_step(&desired, found, known.as_ref())) {
+    let as_said = |found: &Value| {
+        let fields = found.pointer("/metadata/managedFields").and_then(Value::as_array);
+        let owned = fields.and_then(|fields| own_fields(fields, &item.id.api_version));
+        in_step(&desired, found, known.as_ref(), owned)
+    };
+    if let Some(found) = found.filter(as_said) {
         return Ok((found, written));
     }
     let stored = cluster.apply(&desired, MANAGER).await.map_err(|error| said(item, &error))?;

@@ -20,8 +20,12 @@ pub(super) async fn look(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     let (live, unproven) = {
         let memory = ctx.memory.read();
         let Some(live) = memory.live.get(id).cloned() else { return Ok(()) };
-        let present = memory.histories.get(id).and_then(|tracked| tracked.history.present());
-        (live, present.is_none_or(|present| present.outcome != Outcome::Good))
+        let history = memory.histories.get(id).map(|tracked| &tracked.history);
+        let unproven = history.is_none_or(|history| {
+            history.rollback_under_way()
+                || history.present().is_none_or(|present| present.outcome != Outcome::Good)
+        });
+        (live, unproven)
     };
     let status_says = rollout(id.kind, &live.object, Beyond::default());
     let beyond = match id.kind.progress {

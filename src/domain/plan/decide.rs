@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Manifest, State, Step, Target, Wanted, World,
     observe::release_of,
-    target::{Choice, all_of_present, choose},
+    target::{Choice, all_of_present, choose, revoked, template_of},
 };
 use crate::domain::{
     image::{ImageRef, same_reference},
@@ -125,7 +125,7 @@ fn against(
     let mut add = |message| found.push(Against { container: id.clone(), message, snippet: None });
     if history.hold.is_some() && judged.permitted() {
         // Whatever became of the policies: a hold never ends on a revoked image.
-        if let Some(why) = world.judge.revocation(&judged.image()) {
+        if let Some(why) = revoked(world, history, id, &judged.image()) {
             add(format!("{} is revoked: {why}", judged.image()));
         } else if still_rejected(world, history, id, judged) {
             add(format!("{} is what was rejected", judged.reference));
@@ -221,7 +221,10 @@ fn forward(world: &World<'_>, history: &History, wish: &Wish) -> Decision {
 
 /// Rule 1: the hold, if it stands and its release holds nothing revoked.
 fn standing_hold<'h>(world: &World<'_>, history: &'h History) -> Option<&'h Release> {
-    history.held().filter(|held| held.images.values().all(|own| world.judge.revocation(&own.image).is_none()))
+    let clean = |held: &&Release| {
+        held.images.iter().all(|(id, own)| revoked(world, history, id, &own.image).is_none())
+    };
+    history.held().filter(clean)
 }
 
 fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against]) -> Decision {
@@ -229,29 +232,38 @@ fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against
     let message = format!("held at {}: {why}", short_list(held.images().values()));
     let mut after = history.clone();
     let images = held.images();
-    let template = held.template.as_ref().map(|template| with_images(template, &images));
+    let template = template_of(world, held).map(|template| with_images(&template, &images));
     if world.wanted.is_elsewhere() {
         let live = world.live_images().unwrap_or_default();
         let rejected: BTreeSet<&ContainerId> = against.iter().map(|against| &against.container).collect();
         let images =
             images.into_iter().filter(|(id, _)| rejected.contains(id) && live.contains_key(id)).collect();
+        let left = left_revoked(world, history, &live, &images);
         let target = Target { step: Step::Hold, images, template: None };
         if after.present.as_ref() != Some(&held.id) {
             let mut ours = held.clone();
             ours.adopted = false;
             after.set_present(ours, world.now());
         }
-        return Decision {
-            state: State::Held,
-            message,
-            missing: Vec::new(),
-            target: Some(target),
-            history: after,
+        let (state, message) = match left {
+            Some(why) => {
+                (State::NoSafeRelease, format!("{why}; the held release does not have it; {message}"))
+            }
+            None => (State::Held, message),
         };
+        return Decision { state, message, missing: Vec::new(), target: Some(target), history: after };
     }
     after.set_present(held.clone(), world.now());
     let target = Target { step: Step::Hold, images, template };
     Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
+}
+
+/// What runs revoked all the same: in a container that the held release does not have.
+fn left_revoked(world: &World<'_>, history: &History, live: &Images, set: &Images) -> Option<String> {
+    live.iter().filter(|(id, _)| !set.contains_key(*id)).find_map(|(id, text)| {
+        let why = revoked(world, history, id, &world.judge.enforced(text).image())?;
+        Some(format!("{id} runs {}, which is revoked: {why}", short(text)))
+    })
 }
 
 /// Of what somebody set, the images that are revoked or not permitted, with what ours says instead.
@@ -260,8 +272,7 @@ fn unpermitted_or_revoked(world: &World<'_>, live: &Images, ours: &Images) -> Im
         .filter_map(|(id, text)| {
             let set = ours.get(id).filter(|set| !same_reference(text, set))?;
             let judged = world.judge.enforced(text);
-            let bad = !judged.permitted() || world.judge.revocation(text).is_some();
-            bad.then(|| (id.clone(), set.clone()))
+            (!judged.permitted()).then(|| (id.clone(), set.clone()))
         })
         .collect()
 }
@@ -274,21 +285,26 @@ fn revoked_places(world: &World<'_>, history: &History) -> Vec<(Rejected, String
         .into_iter()
         .flat_map(|release| &release.images)
         .filter_map(|(id, own)| {
-            let why = world.judge.revocation(&own.image)?;
-            let governed = history.hold.is_some() || world.judge.enforced(&own.image).governed;
-            let rejected =
-                Rejected { container: id.clone(), reference: own.wanted.clone(), digest: own.digest() };
-            governed.then(|| (rejected, format!("{} is revoked: {why}", short(&own.image))))
+            // What was adopted before its tag stood for anything permitted is still recorded as a tag.
+            let judged = world.judge.enforced(&own.image);
+            let image = if own.digest().is_some() { own.image.clone() } else { judged.image() };
+            let why = revoked(world, history, id, &image)?;
+            let digest = image.parse::<ImageRef>().ok()?.digest;
+            let rejected = Rejected { container: id.clone(), reference: own.wanted.clone(), digest };
+            Some((rejected, format!("{} is revoked: {why}", short(&image))))
         })
         .collect()
+}
+
+fn stays_on_revocation(world: &World<'_>, history: &History) -> bool {
+    let references = history.present().map(Release::images).unwrap_or_default();
+    world.judge.on_revocation(references.values().map(String::as_str)) == OnRevocation::None
 }
 
 /// Rule 3.
 fn back(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> Decision {
     let why = revoked.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
-    let references: BTreeSet<String> =
-        history.present().map(Release::images).unwrap_or_default().into_values().collect();
-    if world.judge.on_revocation(references.iter().map(String::as_str)) == OnRevocation::None {
+    if stays_on_revocation(world, history) {
         let message = format!("{why}; it keeps running: rollback.onRevocation is None");
         return Decision { target: keep(world, history), ..nothing(State::NoSafeRelease, message, history) };
     }
@@ -326,7 +342,7 @@ fn moving(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) 
 fn rolled_back(
     world: &World<'_>,
     history: &History,
-    revoked: &[(Rejected, String)],
+    places: &[(Rejected, String)],
     why: &str,
     choice: Choice,
 ) -> Decision {
@@ -339,7 +355,7 @@ fn rolled_back(
     after.set_present(release, now);
     let mut rejected = history.hold.as_ref().map(|hold| hold.rejected.clone()).unwrap_or_default();
     rejected.extend(
-        revoked
+        places
             .iter()
             .map(|(rejected, _)| rejected.clone())
             .filter(|new| !rejected.contains(new))
@@ -392,7 +408,7 @@ fn own_rollback_not_yet_recorded(world: &World<'_>, history: &History) -> Option
     let live = world.live_images().filter(|_| world.wanted.is_elsewhere())?;
     let revoked = revoked_places(world, history);
     let present = history.present()?;
-    if revoked.is_empty() || present.is(&live) {
+    if revoked.is_empty() || present.is(&live) || stays_on_revocation(world, history) {
         return None;
     }
     let places = revoked.iter().map(|(rejected, _)| rejected.container.clone()).collect();
@@ -417,6 +433,9 @@ fn stay(world: &World<'_>, history: &History, against: &[Against]) -> Decision {
         };
     }
     if matches!(world.wanted, Wanted::GitAway) {
+        if let Some(decision) = put_back_while_away(world, history) {
+            return decision;
+        }
         return nothing(
             State::Permitted,
             "its source cannot be read now, so nothing moves".to_owned(),
@@ -434,12 +453,24 @@ fn keep(world: &World<'_>, history: &History) -> Option<Target> {
     let present = history.present()?;
     // What runs stays as it is written, so that a pin alone starts no rollout here.
     let images = if present.is(&live) { live } else { present.images() };
-    let revoked = images.values().any(|image| world.judge.revocation(image).is_some());
-    if revoked && !present.is(&world.live_images()?) {
+    let bad = images.iter().any(|(id, image)| revoked(world, history, id, image).is_some());
+    if bad && !present.is(&world.live_images()?) {
         return None;
     }
-    let template = with_images(present.template.as_ref()?, &images);
+    let template = with_images(&*template_of(world, present)?, &images);
     Some(Target { step: Step::Keep, images, template: Some(template) })
+}
+
+/// While the source cannot be read nothing moves, but what somebody set meanwhile and is revoked does not stay.
+fn put_back_while_away(world: &World<'_>, history: &History) -> Option<Decision> {
+    let live = world.live_images()?;
+    let present = history.present().filter(|present| !present.is(&live))?;
+    let why = left_revoked(world, history, &live, &Images::new())?;
+    let images = present.images();
+    let clean = images.iter().all(|(id, image)| revoked(world, history, id, image).is_none());
+    let template = with_images(&*template_of(world, present).filter(|_| clean)?, &images);
+    let target = Target { step: Step::Keep, images, template: Some(template) };
+    Some(Decision { target: Some(target), ..nothing(State::NotPermitted, why, history) })
 }
 
 /// An unpermitted image that somebody set on a workload that git does not own is put back.
@@ -451,7 +482,7 @@ fn put_back(world: &World<'_>, history: &History) -> Option<Target> {
     }
     let images: Images = unpermitted_or_revoked(world, &live, &present.images())
         .into_iter()
-        .filter(|(_, set)| world.judge.revocation(set).is_none())
+        .filter(|(id, set)| revoked(world, history, id, set).is_none())
         .collect();
     Some(Target { step: Step::Keep, images, template: None })
 }

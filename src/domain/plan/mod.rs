@@ -65,6 +65,8 @@ pub struct Live {
     pub others_own_pod_spec: bool,
     /// A patch of ours left its entry in the managed fields.
     pub own_update_entry: bool,
+    /// What our own applies put there (`fieldsV1`).
+    pub own_fields: Option<Arc<Value>>,
     /// It is being deleted.
     pub deleting: bool,
     /// What the last apply of ours left.
@@ -274,7 +276,7 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
             let same_places = images(template).keys().eq(images(wanted).keys());
             if same_places
                 && !live.others_own_pod_spec
-                && in_step(&object, &live.object, live.applied.as_ref())
+                && in_step(&object, &live.object, live.applied.as_ref(), live.own_fields.as_deref())
             {
                 return None;
             }
@@ -332,7 +334,7 @@ fn only_pins(live: &Value, wanted: &Value, step: Step) -> bool {
     step == Step::Forward
         && same
         && pins > 0
-        && in_step(&super::workload::with_images(wanted, &before), live, None)
+        && in_step(&super::workload::with_images(wanted, &before), live, None, None)
 }
 
 impl Wanted<'_> {

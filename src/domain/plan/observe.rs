@@ -88,12 +88,15 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
     let now = world.now();
     let live_images = world.live_images()?;
     let present = history.present()?;
-    if present.outcome == Outcome::Good || !present.is(&live_images) {
+    let rolling_back = history.rollback_under_way();
+    if (present.outcome == Outcome::Good && !rolling_back) || !present.is(&live_images) {
         return None;
     }
     let references: Vec<String> = present.images().into_values().collect();
     let due = match (live.rollout, world.id.kind.progress) {
         (Rollout::Complete, Progress::CronJob) => (now, Outcome::Good),
+        // It ran before, and nothing is rolled out: it waits for its schedule.
+        (Rollout::Idle, Progress::CronJob) if present.outcome == Outcome::Good => (now, Outcome::Good),
         (Rollout::Complete, _) => {
             let healthy_for = world.judge.healthy_for(references.iter().map(String::as_str));
             (world.healthy_since?.checked_add(healthy_for).ok()?, Outcome::Good)
@@ -108,7 +111,7 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
     if at > now {
         return Some(at);
     }
-    if present.outcome != outcome {
+    if present.outcome != outcome || rolling_back {
         history.prove(outcome);
     }
     None

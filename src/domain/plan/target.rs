@@ -1,13 +1,13 @@
 //! Which release to go back to: chosen afresh each time, never "the previous one".
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use serde_json::Value;
 
 use super::{Wanted, World};
 use crate::domain::{
     release::{History, Outcome, Release},
-    workload::{ContainerId, Images, named_config, with_images},
+    workload::{ContainerId, Images, images, named_config, with_images},
 };
 
 /// A release that can be gone back to, with the images to set.
@@ -34,29 +34,58 @@ pub(super) fn choose(world: &World<'_>, history: &History, moving: &BTreeSet<Con
         .filter(|release| Some(&release.id) != history.present.as_ref() && release.outcome != Outcome::Failed)
         .collect();
     candidates.sort_by_key(|release| (release.outcome, release.until.unwrap_or(release.since)));
-    candidates.into_iter().rev().find_map(|release| usable(world, release, moving))
+    candidates.into_iter().rev().find_map(|release| usable(world, history, release, moving))
 }
 
-fn usable(world: &World<'_>, release: &Release, moving: &BTreeSet<ContainerId>) -> Option<Choice> {
+fn usable(
+    world: &World<'_>,
+    history: &History,
+    release: &Release,
+    moving: &BTreeSet<ContainerId>,
+) -> Option<Choice> {
     if matches!(world.wanted, Wanted::Elsewhere) {
         let images = moving
             .iter()
-            .map(|id| Some((id.clone(), permitted(world, &release.images.get(id)?.image)?)))
+            .map(|id| Some((id.clone(), permitted(world, history, id, &release.images.get(id)?.image)?)))
             .collect::<Option<Images>>()?;
         return (!images.is_empty()).then(|| Choice { release: release.clone(), images, template: None });
     }
     let images = release
         .images
         .iter()
-        .map(|(id, own)| Some((id.clone(), permitted(world, &own.image)?)))
+        .map(|(id, own)| Some((id.clone(), permitted(world, history, id, &own.image)?)))
         .collect::<Option<Images>>()?;
-    let template = with_images(release.template.as_ref()?, &images);
+    let template = with_images(&*template_of(world, release)?, &images);
     let whole = named_config(&template).iter().all(|named| !world.missing.contains(named));
     whole.then(|| Choice { release: release.clone(), images, template: Some(template) })
 }
 
+/// The pod template of a release. One that dates from before git owned the workload has none: then the live one, if it
+/// has the same places.
+pub(super) fn template_of<'a>(world: &World<'_>, release: &'a Release) -> Option<Cow<'a, Value>> {
+    if let Some(template) = &release.template {
+        return Some(Cow::Borrowed(template));
+    }
+    let live = world.id.kind.template_of(&world.live?.object)?;
+    images(live).keys().eq(release.images.keys()).then(|| Cow::Owned(live.clone()))
+}
+
 /// What to set for an image of a release, if it is permitted now.
-fn permitted(world: &World<'_>, image: &str) -> Option<String> {
+fn permitted(world: &World<'_>, history: &History, id: &ContainerId, image: &str) -> Option<String> {
     let judged = world.judge.enforced(image);
-    (judged.permitted() && world.judge.revocation(&judged.image()).is_none()).then(|| judged.image())
+    let revoked = revoked(world, history, id, &judged.image()).is_some();
+    (judged.permitted() && !revoked).then(|| judged.image())
+}
+
+/// Why an image is revoked at a place, if that counts there: where an Enforce policy covers it, or (whatever became of the
+/// policies) where the hold keeps something out. What no policy matches is left alone.
+pub(super) fn revoked<'a>(
+    world: &'a World<'_>,
+    history: &History,
+    id: &ContainerId,
+    image: &str,
+) -> Option<&'a str> {
+    let held = history.hold.iter().flat_map(|hold| &hold.rejected).any(|rejected| rejected.container == *id);
+    let why = world.judge.revocation(image)?;
+    (held || world.judge.enforced(image).governed).then_some(why)
 }

@@ -12,7 +12,7 @@ use crate::domain::{
         tests::{at, digest, record},
     },
     policy::{Mode, Policy, tests::policy},
-    release::Outcome,
+    release::{Outcome, RollbackOutcome},
     rollout::Rollout,
     workload::{Kind, with_images},
 };
@@ -59,6 +59,28 @@ fn manifest(image: &str) -> Manifest {
         commit: "c0ffee".into(),
         committed_at: at(0),
         path: "cart.yaml".into(),
+    }
+}
+
+/// The set of fields that an apply owns.
+fn fields_of(value: &Value) -> Value {
+    match value {
+        Value::Object(object) => {
+            let fields = object.iter().filter(|(key, _)| !["apiVersion", "kind"].contains(&key.as_str()));
+            fields
+                .map(|(key, value)| (format!("f:{key}"), fields_of(value)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        }
+        Value::Array(entries) if entries.iter().all(|entry| entry.get("name").is_some()) => {
+            let key = |entry: &Value| format!("k:{}", json!({"name": entry["name"]}));
+            entries
+                .iter()
+                .map(|entry| (key(entry), fields_of(entry)))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        }
+        _ => json!({}),
     }
 }
 
@@ -123,6 +145,7 @@ impl Sim {
             rollout: Rollout::Complete,
             others_own_pod_spec: others && self.git.is_some(),
             own_update_entry: false,
+            own_fields: self.live.as_ref().and_then(|live| live.own_fields.clone()),
             deleting: false,
             applied: None,
         });
@@ -164,7 +187,10 @@ impl Sim {
         }
         let before = live.as_ref().map(|live| live_images(live, &self.id)).unwrap_or_default();
         match &action.change {
-            Change::Apply { object, .. } => self.store(object.clone(), false),
+            Change::Apply { object, .. } => {
+                self.store(object.clone(), false);
+                self.live.as_mut().unwrap().own_fields = Some(Arc::new(fields_of(object)));
+            }
             Change::Template(template) => {
                 let live = live.ok_or("gone")?;
                 self.store(self.id.kind.with_template(&live.object, template.clone()), false);
@@ -386,6 +412,21 @@ fn an_unlisted_image_waits_with_the_whole_template_while_other_fields_go_on() {
     );
 }
 
+/// What git takes out must go from the cluster, too, and a commit that only takes something out is a commit.
+#[test]
+fn a_field_that_git_does_not_name_any_more_is_removed() {
+    let mut sim = git_owned();
+    let mut with_args = object(&tag(2));
+    with_args["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["--debug"]);
+    sim.git = Some(Manifest { object: Arc::new(with_args), ..manifest("x") });
+    sim.settle();
+    let args = "/spec/template/spec/containers/0/args";
+    assert_eq!(sim.live.as_ref().unwrap().object.pointer(args), Some(&json!(["--debug"])));
+    sim.git_wants(&tag(2));
+    sim.settle();
+    assert_eq!(sim.live.as_ref().unwrap().object.pointer(args), None);
+}
+
 #[test]
 fn an_unlisted_image_that_somebody_sets_is_put_back() {
     for mut sim in [git_owned(), unowned()] {
@@ -522,6 +563,152 @@ fn an_unowned_rollback_lost_by_a_crash_is_recognised() {
     undisturbed.settle();
     assert_eq!(sim.writes.len(), 1);
     assert_eq!(sim.history, undisturbed.history);
+}
+
+/// Else nobody would ever be told that a rollback is through, or that it did not come up.
+#[test]
+fn a_rollback_to_a_release_that_was_good_completes_or_fails() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        let mut stuck = sim.clone();
+        sim.settle();
+        sim.clock += 60;
+        sim.settle();
+        let last = |sim: &Sim| sim.history.rollbacks.last().map(|last| last.outcome);
+        assert_eq!(last(&sim), Some(RollbackOutcome::Completed));
+        let plan = stuck.plan();
+        stuck.act(&plan.action.clone().unwrap()).unwrap();
+        stuck.record(&plan);
+        stuck.live.as_mut().unwrap().rollout = Rollout::Stuck;
+        assert_eq!(stuck.settle().state, State::Held);
+        assert_eq!(last(&stuck), Some(RollbackOutcome::Failed));
+        assert_eq!(stuck.history.present().unwrap().outcome, Outcome::Good, "it proved itself before");
+    }
+}
+
+const UNGOVERNED: &str = "other.example/agent:1";
+
+/// 1.1 was good, 1.2 runs, beside a container that no policy covers.
+fn beside_an_ungoverned_one(owned: bool) -> Sim {
+    let mut sim = Sim::new();
+    sim.policies[0].images = vec![crate::domain::pattern::Pattern::new("registry.example/**").unwrap()];
+    sim.approve(1);
+    sim.approve(2);
+    for n in [1, 2] {
+        sim.both(owned, &tag(n), &format!("{UNGOVERNED}@{}", digest(9)));
+        sim.settle();
+        sim.clock += 60;
+        sim.settle();
+    }
+    sim
+}
+
+impl Sim {
+    fn both(&mut self, owned: bool, app: &str, agent: &str) {
+        let mut object = object(app);
+        object["spec"]["template"]["spec"]["containers"] =
+            json!([{"name": "app", "image": app}, {"name": "agent", "image": agent}]);
+        if owned {
+            self.git = Some(Manifest { object: Arc::new(object), ..manifest("x") });
+        } else {
+            self.store(object, true);
+        }
+    }
+
+    fn app(&self) -> String {
+        self.images()[&"containers/app".parse().unwrap()].clone()
+    }
+}
+
+/// What no policy matches is left alone, also when its digest is revoked: it neither rules a rollback out nor lets the
+/// hold beside it fall.
+#[test]
+fn a_revoked_digest_in_a_container_that_no_policy_covers_changes_nothing_for_the_others() {
+    for owned in [true, false] {
+        let agent = format!("{UNGOVERNED}@{}", digest(9));
+        let mut sim = beside_an_ungoverned_one(owned);
+        sim.revoke(9);
+        assert_eq!(sim.settle().state, State::Permitted);
+        sim.revoke(2);
+        assert_eq!((sim.settle().state, sim.app()), (State::Held, pin(1)), "owned: {owned}");
+        sim.store(
+            {
+                let mut copy = sim.clone();
+                copy.both(false, &tag(2), &agent);
+                (*copy.live.unwrap().object).clone()
+            },
+            true,
+        );
+        assert_eq!((sim.settle().state, sim.app()), (State::Held, pin(1)), "owned: {owned}");
+        sim.approve(3);
+        sim.both(owned, &tag(3), &agent);
+        assert_eq!(sim.settle().state, State::Permitted, "owned: {owned}");
+    }
+}
+
+/// Its releases from before have no template: that must not leave it without anything to go back to.
+#[test]
+fn a_workload_that_git_takes_over_keeps_its_fallback_and_its_hold() {
+    let mut sim = unowned();
+    sim.git_wants(&tag(2));
+    let mut held = sim.clone();
+    sim.settle();
+    sim.revoke(2);
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+    held.git = None;
+    held.revoke(2);
+    held.settle();
+    held.git_wants(&tag(2));
+    held.settle();
+    held.somebody_sets(&tag(2));
+    assert_eq!((held.settle().state, held.runs()), (State::Held, pin(1)));
+}
+
+/// A tag stands for the newest record, also for one that was revoked before the workload was first seen.
+#[test]
+fn a_workload_adopted_with_a_revoked_tag_is_rolled_back() {
+    let mut sim = unowned();
+    sim.revoke(3);
+    sim.live = None;
+    sim.settle();
+    sim.somebody_sets(&tag(3));
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+    assert_eq!(sim.history.hold.unwrap().rejected[0].digest, Some(digest(3)));
+}
+
+#[test]
+fn a_revoked_image_that_somebody_sets_while_the_source_is_away_does_not_stay() {
+    let mut sim = git_owned();
+    sim.revoke(3);
+    sim.away = true;
+    sim.somebody_sets(&pin(3));
+    assert_eq!(sim.plan().state, State::NotPermitted);
+    sim.settle();
+    assert_eq!(sim.runs(), pin(2));
+}
+
+#[test]
+fn where_policy_says_to_stay_a_person_who_goes_back_is_not_held() {
+    let mut sim = unowned();
+    sim.policies[0].on_revocation = Some(crate::domain::policy::OnRevocation::None);
+    sim.revoke(2);
+    sim.settle();
+    sim.somebody_sets(&pin(1));
+    assert_eq!((sim.settle().state, sim.history.hold), (State::Permitted, None));
+}
+
+/// "Held" would be a lie: the revoked image runs.
+#[test]
+fn a_revoked_image_in_a_container_that_the_held_release_does_not_have_is_an_alarm() {
+    let mut sim = unowned();
+    sim.revoke(2);
+    sim.settle();
+    let mut renamed = object(&tag(2));
+    renamed["spec"]["template"]["spec"]["containers"][0]["name"] = json!("renamed");
+    sim.store(renamed, true);
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::NoSafeRelease, tag(2)));
+    assert!(plan.message.contains("containers/renamed runs cart:1.2"), "{}", plan.message);
 }
 
 #[test]
