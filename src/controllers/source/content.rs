@@ -35,6 +35,8 @@ pub struct Item {
     pub path: String,
     /// The line in it where the object begins.
     pub line: usize,
+    /// The document in it, from 1.
+    pub document: usize,
 }
 
 /// Something in a source that is wrong.
@@ -58,7 +60,7 @@ impl Problem {
         Self {
             path: item.path.clone(),
             line: Some(item.line),
-            document: None,
+            document: Some(item.document),
             object: Some(item.id.to_string()),
             message: message.into(),
         }
@@ -223,9 +225,9 @@ fn read_file(path: &str, bytes: &[u8]) -> File {
         });
     }
     for object in parsed.objects {
-        let line = object.line();
+        let (line, document) = (object.line(), object.index());
         let value = appliable(object.into_value());
-        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), line };
+        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), line, document };
         match check(&item) {
             Ok(()) => file.items.push(item),
             Err(message) => {

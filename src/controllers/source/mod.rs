@@ -412,7 +412,13 @@ async fn publish(
     }
     let strangers: BTreeSet<WorkloadId> = {
         let memory = ctx.memory.read();
-        said.keys().filter(|id| !memory.histories.contains_key(*id)).cloned().collect()
+        // A workload may have a history of what it ran before this source was read for the first time.
+        let unread = |id: &WorkloadId| memory.desired.get(id).is_none_or(|known| known.manifest.is_none());
+        let stranger = |id: &&WorkloadId| match memory.histories.get(*id) {
+            Some(tracked) => tracked.history.is_alone() && unread(id),
+            None => true,
+        };
+        said.keys().filter(stranger).cloned().collect()
     };
     let mut earlier =
         if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
