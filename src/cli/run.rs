@@ -77,8 +77,11 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         http::HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION"))),
     ));
     let client = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
-    std::fs::create_dir_all(&args.cache_dir)
-        .with_context(|| format!("cannot create {} (--cache-dir)", args.cache_dir.display()))?;
+    // Without it sources cannot be read, and say so; rollbacks and holds need none.
+    if let Err(error) = std::fs::create_dir_all(&args.cache_dir) {
+        let directory = args.cache_dir.display();
+        tracing::error!(%directory, %error, "the cache directory (--cache-dir) cannot be created: no source can be read");
+    }
     stop_on_signals(&stop)?;
     let settings = Settings {
         root_namespace: args.root_namespace,

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         image::{Digest, ImageRef, Repository},
         inventory::Inventory,
-        ledger::{Ledger, RecordKey},
+        ledger::Ledger,
         plan::{Live, Manifest, State as Found},
         policy::{Namespace, Policy, Reason},
         release::History,
@@ -197,11 +197,6 @@ impl State {
     /// Which source applied an object.
     pub fn owner(&self, id: &crate::domain::inventory::ObjectId) -> Option<&Key> {
         self.inventories.iter().find(|(_, inventory)| inventory.contains(id)).map(|(key, _)| key)
-    }
-
-    /// Whether a record is in force for nobody any more because its namespace ends.
-    pub fn ends(&self, key: &RecordKey) -> bool {
-        self.namespaces.get(&key.namespace).is_some_and(|area| area.ending)
     }
 }
 

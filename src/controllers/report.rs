@@ -54,11 +54,13 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
                 sleep(TOGETHER / 5).await;
             }
         }
-        report(&ctx).await;
         let news = ctx.memory.news();
+        // From here on: what changes while this report is written belongs to the next.
+        let notified = news.notified();
+        report(&ctx).await;
         woken = tokio::select! {
             () = stop.cancelled() => return,
-            woken = timeout(AT_LEAST, news.notified()) => woken.is_ok(),
+            woken = timeout(AT_LEAST, notified) => woken.is_ok(),
         };
     }
 }

@@ -211,6 +211,11 @@ impl History {
         self.release(&self.hold.as_ref()?.target)
     }
 
+    /// Whether there is no release but the present one, and so nothing to go back to.
+    pub fn is_alone(&self) -> bool {
+        self.releases.iter().all(|release| Some(&release.id) == self.present.as_ref())
+    }
+
     /// No release is present any more.
     pub fn clear_present(&mut self, now: Timestamp) {
         let present = self.present.take();

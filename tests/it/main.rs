@@ -6,11 +6,15 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod crds;
+mod faults;
 mod git;
+mod guards;
 mod kinds;
 mod loop_closed;
 mod manifest;
 mod metrics;
 mod probes;
+mod rules;
 mod support;
 mod tidy;
+mod unowned;

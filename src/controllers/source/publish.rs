@@ -55,11 +55,11 @@ pub(super) async fn publish(
     }
     let strangers: BTreeSet<WorkloadId> = {
         let memory = ctx.memory.read();
-        let known = |id: &WorkloadId| {
-            memory.histories.contains_key(id)
-                || memory.desired.get(id).is_some_and(|desired| desired.manifest.is_some())
-        };
-        said.keys().filter(|id| !known(id)).cloned().collect()
+        // A workload may have a history of what it ran before this source was read for the first time.
+        let alone =
+            |id: &WorkloadId| memory.histories.get(id).is_none_or(|tracked| tracked.history.is_alone());
+        let unread = |id: &WorkloadId| memory.desired.get(id).is_none_or(|known| known.manifest.is_none());
+        said.keys().filter(|id| unread(id) && alone(id)).cloned().collect()
     };
     let mut earlier =
         if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };

@@ -30,6 +30,7 @@ pub(super) fn observe(world: &World<'_>) -> Observed {
         if history.uid.is_some() && history.gone_since.is_none() {
             history.gone_since = Some(now);
         }
+        remember_earlier(world, &mut history);
         return Observed { history, adopted: false, recheck: None };
     };
     history.gone_since = None;
@@ -37,27 +38,31 @@ pub(super) fn observe(world: &World<'_>) -> Observed {
     if adopted {
         adopt(world, live, &mut history);
     }
+    remember_earlier(world, &mut history);
     let recheck = prove(world, live, &mut history);
     Observed { history, adopted, recheck }
 }
 
-/// A workload seen for the first time, or re-created: what it runs becomes its present release. What its source's git
-/// log says it ran before enters as unproven, once.
+/// A workload seen for the first time, or re-created: what it runs becomes its present release.
 fn adopt(world: &World<'_>, live: &Live, history: &mut History) {
     let now = world.now();
     let Some(template) = world.id.kind.template_of(&live.object) else { return };
-    let first = history.releases.is_empty();
     history.clear_present(now);
     history.uid = Some(live.uid.clone());
-    if first {
-        for earlier in world.earlier.iter().rev() {
-            history.remember(from_log(world, earlier));
-        }
-    }
     let git_owned = !matches!(world.wanted, Wanted::Elsewhere);
     let mut release = release_of(world, &images(template), git_owned.then_some(template));
     release.adopted = true;
     history.set_present(release, now);
+}
+
+/// What its source's git log says it ran before enters as unproven, as long as there is nothing else to go back to: also
+/// for a workload that is created only now, or was known before git owned it.
+fn remember_earlier(world: &World<'_>, history: &mut History) {
+    if history.is_alone() {
+        for earlier in world.earlier.iter().rev() {
+            history.remember(from_log(world, earlier));
+        }
+    }
 }
 
 /// A release of what stands in a template now, tags resolved where they are permitted.

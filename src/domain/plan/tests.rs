@@ -763,6 +763,25 @@ fn a_workload_first_seen_is_adopted_with_what_gits_log_says_it_ran() {
     assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
 }
 
+/// Git may own a workload only after it was known, or create it.
+#[test]
+fn gits_log_enters_whenever_there_is_nothing_else_to_go_back_to() {
+    let mut known = Sim::new();
+    known.somebody_sets(&pin(2));
+    let mut fresh = Sim::new();
+    for sim in [&mut known, &mut fresh] {
+        sim.approve(1);
+        sim.approve(2);
+        sim.settle();
+        sim.git_wants(&tag(2));
+        sim.earlier = vec![manifest(&tag(1))];
+        sim.settle();
+        sim.earlier = Vec::new();
+        sim.revoke(2);
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+    }
+}
+
 #[test]
 fn a_deleted_workload_under_a_hold_comes_back_as_held() {
     let mut sim = git_owned();
