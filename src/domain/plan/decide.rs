@@ -151,10 +151,21 @@ fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged
             .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some());
         let same = match digest {
             Some(digest) => rejected.digest.as_ref() == Some(digest),
-            None => rejected.container == *id && same_reference(&rejected.reference, &judged.reference),
+            // Without a policy a tag is not resolved: it is what was rejected if that was called so.
+            None => rejected.container == *id && same_name(&rejected.reference, &judged.reference),
         };
         revoked && same
     })
+}
+
+/// The same repository and tag, whatever the digest.
+fn same_name(one: &str, other: &str) -> bool {
+    let name = |text: &str| {
+        let reference: ImageRef = text.parse().ok()?;
+        let tag = reference.effective_tag();
+        Some((reference.repository, tag))
+    };
+    one == other || name(one).is_some_and(|of| Some(of) == name(other))
 }
 
 /// While the wanted reference stays the same, a workload moves only to a record newer than the one it runs.

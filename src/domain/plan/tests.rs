@@ -763,6 +763,27 @@ fn a_workload_first_seen_is_adopted_with_what_gits_log_says_it_ran() {
     assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
 }
 
+/// Nobody resolves a tag once the policy is gone; it must not let in what was rejected by digest.
+#[test]
+fn without_a_policy_the_tag_of_what_was_rejected_is_still_rejected() {
+    let mut sim = Sim::new();
+    sim.approve(1);
+    sim.approve(2);
+    for n in [1, 2] {
+        sim.somebody_sets(&pin(n));
+        sim.settle();
+    }
+    sim.revoke(2);
+    sim.settle();
+    sim.policies.clear();
+    for image in [pin(2), tag(2)] {
+        sim.somebody_sets(&image);
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)), "{image}");
+    }
+    sim.somebody_sets(&tag(3));
+    assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, tag(3)));
+}
+
 /// Git may own a workload only after it was known, or create it.
 #[test]
 fn gits_log_enters_whenever_there_is_nothing_else_to_go_back_to() {
