@@ -200,6 +200,55 @@ async fn every_bad_file_is_named_with_its_line_and_the_rest_is_applied() {
     }
 }
 
+/// If this fails, what is taken out of a manifest stays in the cluster: a debugging flag, a sidecar, an exception of a policy.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_git_does_not_say_any_more_goes() {
+    let scene = running("less").await;
+    let less = scene.workload("Deployment", "cart", &scene.tag(1));
+    let more = less.replace("template: {", "paused: false\n  template: {").replace(
+        "}]}}",
+        ", env: [{name: DEBUG, value: \"1\"}], ports: [{containerPort: 53}, {containerPort: 53, protocol: UDP}]}], hostNetwork: true}}",
+    );
+    assert_ne!(more, less);
+    scene.write("cart.yaml", &more);
+    scene.write("a.yaml", &format!("{}  more: b\n", scene.config("a").replace("{a: b}", "\n  a: b")));
+    let policy = scene.policy("Enforce");
+    scene.write("policy.yaml", &format!("{policy}  sources: {{deny: [\"registry.example/bad/**\"]}}\n"));
+    scene.push("more").await;
+    let said = async || {
+        let cart = scene.any("Deployment").get("cart").await?.data["spec"]["template"]["spec"].clone();
+        let config = scene.any("ConfigMap").get("a").await?.data["data"].clone();
+        let policies: kube::Api<countersign::api::ImagePolicy> =
+            kube::Api::namespaced(scene.client.clone(), ROOT);
+        let policy = policies.get(&scene.namespace).await?.spec;
+        let container = cart["containers"][0].clone();
+        let there = [
+            container.get("env").is_some(),
+            container["ports"].as_array().is_some_and(|ports| ports.len() == 2),
+            cart.get("hostNetwork").is_some(),
+            config.get("more").is_some(),
+            policy.sources.is_some(),
+        ];
+        anyhow::Ok(there)
+    };
+    eventually("all of it is there", SOON, async || {
+        let there = said().await?;
+        ensure!(there == [true; 5], "{there:?}");
+        Ok(())
+    })
+    .await;
+    scene.write("cart.yaml", &less);
+    scene.write("a.yaml", &scene.config("a"));
+    scene.write("policy.yaml", &policy);
+    scene.push("less").await;
+    eventually("all of it is gone", SOON, async || {
+        let there = said().await?;
+        ensure!(there == [false; 5], "{there:?}");
+        Ok(())
+    })
+    .await;
+}
+
 /// If this fails, two teams' sources fight over one object for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_of_two_sources_keeps_an_object_and_the_second_says_so() {
