@@ -12,5 +12,6 @@ mod loop_closed;
 mod manifest;
 mod metrics;
 mod probes;
+mod quickstart;
 mod support;
 mod tidy;
