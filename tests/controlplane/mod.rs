@@ -45,12 +45,12 @@ use kube::{Api, Client, ResourceExt as _};
 #[allow(unused_imports, reason = "each of the crates that include this module uses a part")]
 pub use self::{
     audit::{AuditEvent, AuditObject, AuditUser},
-    binaries::{Module, Tool, find_or_build},
+    binaries::{CONTROL_PLANE, Module, Tool, find_or_build},
     certificates::Certified,
     wait::{eventually, within},
 };
 use self::{
-    binaries::{APISERVER, CONTROL_PLANE, CONTROLLER_MANAGER, ETCD, KWOK, SCHEDULER},
+    binaries::{APISERVER, CONTROLLER_MANAGER, ETCD, KWOK, SCHEDULER},
     components::Components,
     processes::{Ended, Processes},
 };

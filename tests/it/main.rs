@@ -14,6 +14,7 @@ mod loop_closed;
 mod manifest;
 mod metrics;
 mod probes;
+mod quickstart;
 mod rules;
 mod support;
 mod tidy;
