@@ -143,7 +143,7 @@ mod tests {
         assert!(!in_step(&json!({"cpu": "3000m"}), &live, Some(&applied), None));
     }
 
-    /// Else a subject that git takes out of a RoleBinding would keep its rights.
+    /// Else a subject that git takes out of a `RoleBinding` would keep its rights.
     #[test]
     fn what_git_does_not_name_any_more_is_drift_where_we_put_it_there() {
         let live = json!({"metadata": {"labels": {"a": "1", "theirs": "x"}, "finalizers": ["f"]},

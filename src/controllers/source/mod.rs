@@ -135,8 +135,10 @@ async fn sync(ctx: &Ctx, key: &Key, source: &GitSource) -> Result<Verdict, Error
     if let Some(held) = hold_back(&read, source, key, &content, &head, last).await.map_err(Error::Git)? {
         let problems = apply_revocations(ctx, key, &content).await?;
         // What was applied last goes on to be: drift is put right, and its workloads stay its own.
-        if let Some(last) = last {
+        // Not when it would take away too much itself: read with other paths than it was applied with.
+        if let Some(last) = last.filter(|last| *last != head.commit) {
             match read.content(last).await {
+                Ok(content) if takes_too_much(ctx, source, key, &content, None).is_some() => {}
                 Ok(content) => {
                     let before = Head { commit: last, time: head.time, summary: String::new() };
                     let _ = apply_all(&read, key, source, content, &before).await?;
@@ -194,43 +196,57 @@ async fn hold_back(
     head: &Head,
     last: Option<CommitId>,
 ) -> Result<Option<HeldBack>, git::Error> {
-    let Some(last) = last.filter(|last| *last != head.commit) else { return Ok(None) };
     let accepted = source.annotations().get(ACCEPT_COMMIT).and_then(|commit| commit.trim().parse().ok());
     if accepted == Some(head.commit) {
         return Ok(None);
     }
-    // An accepted commit is the baseline of what descends from it.
-    let mut baseline = last;
-    if let Some(accepted) = accepted
-        && read.descends(head.commit, accepted).await?
-        && !read.descends(last, accepted).await?
-    {
-        baseline = accepted;
+    let mut baseline = None;
+    if let Some(last) = last.filter(|last| *last != head.commit) {
+        // An accepted commit is the baseline of what descends from it.
+        if let Some(accepted) = accepted
+            && read.descends(head.commit, accepted).await?
+            && !read.descends(last, accepted).await?
+        {
+            baseline = Some(accepted);
+        }
+        let from = baseline.unwrap_or(last);
+        if !source.spec.allow_rewrite && !read.descends(head.commit, from).await? {
+            return Ok(Some(HeldBack {
+                reason: "HistoryRewritten",
+                message: format!(
+                    "it does not descend from {from}, the commit applied last: the history was rewritten"
+                ),
+                withdrawals: 0,
+                prunes: 0,
+            }));
+        }
     }
-    if !source.spec.allow_rewrite && !read.descends(head.commit, baseline).await? {
-        return Ok(Some(HeldBack {
-            reason: "HistoryRewritten",
-            message: format!(
-                "it does not descend from {baseline}, the commit applied last: the history was rewritten"
-            ),
-            withdrawals: 0,
-            prunes: 0,
-        }));
-    }
-    if content.partial {
-        return Ok(None); // Nothing is pruned or withdrawn while a file cannot be read.
-    }
-    let after = content.inventory();
-    let (before, revoked) = {
-        let memory = read.ctx.memory.read();
-        let before = memory.inventories.get(key).cloned().unwrap_or_default();
-        let revoked = before.iter().filter(|id| is_revoked(&memory.ledger, id)).cloned().collect();
-        (before, revoked)
+    // Also of the commit applied last, which other paths may read differently, and where the status was lost.
+    let before = match baseline {
+        Some(accepted) => Some(read.content(accepted).await?.inventory()),
+        None => None,
     };
-    let before = if baseline == last { before } else { read.content(baseline).await?.inventory() };
-    let held = guard::check(&before, &after, &revoked, source.spec.max_withdrawals as usize);
+    Ok(takes_too_much(read.ctx, source, key, content, before))
+}
+
+/// Whether a commit takes away more than a person would do unasked: of what was applied, or of what `before` says.
+fn takes_too_much(
+    ctx: &Ctx,
+    source: &GitSource,
+    key: &Key,
+    content: &Content,
+    before: Option<Inventory>,
+) -> Option<HeldBack> {
+    if content.partial {
+        return None; // Nothing is pruned or withdrawn while a file cannot be read.
+    }
+    let memory = ctx.memory.read();
+    let before = before.or_else(|| memory.inventories.get(key).cloned()).unwrap_or_default();
+    let revoked = before.iter().filter(|id| is_revoked(&memory.ledger, id)).cloned().collect();
+    let most = source.spec.max_withdrawals as usize;
+    let held = guard::check(&before, &content.inventory(), &revoked, most);
     // Without prune nothing is taken away, but a source that names nothing any more is an accident all the same.
-    Ok(held.filter(|held| source.spec.prune || held.reason == "Emptied"))
+    held.filter(|held| source.spec.prune || held.reason == "Emptied")
 }
 
 fn is_revoked(ledger: &crate::domain::ledger::Ledger, id: &ObjectId) -> bool {
@@ -276,6 +292,8 @@ async fn apply_all(
     head: &Head,
 ) -> Result<Verdict, Error> {
     let ctx = read.ctx;
+    // What git names is not pruned, also where it is refused because another source was first.
+    let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
     refuse_what_others_own(ctx, key, &mut content);
     let wanted = content.inventory();
     let before = ctx.memory.read().inventories.get(key).cloned().unwrap_or_default();
@@ -300,13 +318,12 @@ async fn apply_all(
         }
     }
     let workloads = stages.remove(&Stage::Workloads).unwrap_or_default();
-    let (published, misplaced) = publish(read, key, &workloads, head).await.map_err(Error::Git)?;
+    let (published, misplaced) =
+        publish(read, key, &workloads, head, content.partial).await.map_err(Error::Git)?;
     problems.extend(misplaced);
     problems.extend(failing(ctx, &workloads));
-    let gone: BTreeSet<ObjectId> = {
-        let identities: BTreeSet<_> = wanted.iter().map(ObjectId::identity).collect();
-        before.iter().filter(|id| !identities.contains(&id.identity())).cloned().collect()
-    };
+    let gone: BTreeSet<ObjectId> =
+        before.iter().filter(|id| !named.contains(&id.identity())).cloned().collect();
     let mut left = gone.clone();
     if content.partial {
         tracing::debug!(source = key.1, "nothing is pruned while a file cannot be read");

@@ -27,12 +27,14 @@ use crate::{
     domain::{plan::Manifest, workload::WorkloadId},
 };
 
-/// Hands workloads over to their plans. Answers how many, and what is wrong with some.
+/// Hands workloads over to their plans. Answers how many, and what is wrong with some. Where what is read is not all that the
+/// source says (`partial`), a workload that is absent stays the source's own: it may only be unreadable.
 pub(super) async fn publish(
     read: &Reading<'_>,
     key: &Key,
     items: &[&Item],
     head: &Head,
+    partial: bool,
 ) -> Result<(usize, Vec<Problem>), git::Error> {
     let ctx = read.ctx;
     let mut problems = Vec::new();
@@ -74,7 +76,12 @@ pub(super) async fn publish(
             .map(|(id, _)| id.clone())
             .collect();
         for id in before.into_iter().filter(|id| !said.contains_key(id)) {
-            memory.desired.remove(&id);
+            match memory.desired.get_mut(&id).filter(|_| partial) {
+                Some(desired) => desired.manifest = None,
+                None => {
+                    memory.desired.remove(&id);
+                }
+            }
             changed.push(id);
         }
         for (id, manifest) in said {
@@ -104,7 +111,8 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
     refuse_what_others_own(read.ctx, key, &mut content);
     let items: Vec<&Item> = content.items.iter().filter(|item| Stage::of(item) == Stage::Workloads).collect();
     let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new() };
-    publish(read, key, &items, &head).await.map_err(Error::Git)?;
+    // Nothing is pruned here, so nothing is given up either: that is for a sync to decide.
+    publish(read, key, &items, &head, true).await.map_err(Error::Git)?;
     Ok(())
 }
 
