@@ -3,3 +3,4 @@
 pub mod operator;
 pub mod repo;
 pub mod scene;
+pub mod story;
