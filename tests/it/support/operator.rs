@@ -86,11 +86,6 @@ impl<'a> Operator<'a> {
         self.plane.kill(NAME).unwrap();
     }
 
-    /// What it logged.
-    pub fn log(&self) -> String {
-        self.plane.log(NAME)
-    }
-
     /// One sample of its metrics, by the text of its series.
     pub async fn metric(&self, series: &str) -> anyhow::Result<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);

@@ -26,16 +26,22 @@ pub const SOON: Duration = Duration::from_secs(90);
 
 /// One operator on the shared control plane, for all stories that need no other.
 pub async fn shared_plane() -> &'static ControlPlane {
-    static STARTED: OnceLock<()> = OnceLock::new();
+    shared_operator().await;
+    controlplane::shared()
+}
+
+/// The operator on the shared control plane.
+pub async fn shared_operator() -> &'static Operator<'static> {
+    static STARTED: OnceLock<Operator<'static>> = OnceLock::new();
     static STARTING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let plane = controlplane::shared();
     let _turn = STARTING.lock().await;
-    if STARTED.get().is_none() {
-        install(plane).await;
-        Operator::start(plane).await;
-        let _ = STARTED.set(());
+    if let Some(operator) = STARTED.get() {
+        return operator;
     }
-    plane
+    install(plane).await;
+    let operator = Operator::start(plane).await;
+    STARTED.get_or_init(|| operator)
 }
 
 /// One story.
