@@ -25,7 +25,11 @@ impl Run {
         find_or_build(&CONTROL_PLANE).unwrap();
         let operator = Path::new(env!("CARGO_BIN_EXE_countersign"));
         let example: PathBuf = operator.with_file_name("examples").join("quickstart");
-        assert!(example.exists(), "{}: cargo test builds it; cargo test --test it does not", example.display());
+        assert!(
+            example.exists(),
+            "{}: cargo test builds it; cargo test --test it does not",
+            example.display()
+        );
         let temporary = TempDir::new().unwrap();
         let child = Command::new(example)
             .arg("--operator")
@@ -87,7 +91,7 @@ async fn the_quick_start_tells_its_story() {
         "2. Roll out 1.1",
         "CronJob      edge/report  cart:1.1@",
         "3. Revoke 1.1",
-        "+ revocation: {reason: CVE-2026-0001",
+        "revocation: {reason: CVE-2026-0001",
         "StatefulSet  shop/store   cart:1.0@",
         "Held",
         "CVE-2026-0001",
@@ -100,7 +104,9 @@ async fn the_quick_start_tells_its_story() {
         "What happened",
         "RolledBack 4",
     ] {
-        let Some(at) = rest.find(milestone) else { panic!("{milestone:?} is not told, or too early:\n{told}") };
+        let Some(at) = rest.find(milestone) else {
+            panic!("{milestone:?} is not told, or too early:\n{told}")
+        };
         rest = &rest[at + milestone.len()..];
     }
     assert!(!told.contains('\u{1b}'), "no colours without a terminal:\n{told}");
