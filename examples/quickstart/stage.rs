@@ -173,7 +173,7 @@ impl Stage {
                     &format!("{row:?}"),
                 ));
             }
-            for (workload, (row, times)) in WORKLOADS.iter().zip(&mut rows) {
+            let looks = WORKLOADS.iter().zip(&mut rows).map(async |(workload, (row, times))| {
                 *row = table::look(&self.client, *workload).await?;
                 let passed = since.elapsed().as_secs_f64();
                 let set = row.image.as_deref() == Some(image);
@@ -181,7 +181,9 @@ impl Stage {
                 // As they are now, not as they once were: what moves away again was not there yet.
                 times.set = set.then(|| times.set.unwrap_or(passed));
                 times.done = (set && complete && good(row)).then(|| times.done.unwrap_or(passed));
-            }
+                anyhow::Ok(())
+            });
+            futures::future::try_join_all(looks).await?;
             done = rows.iter().all(|(_, times)| times.done.is_some());
             screen.draft(&table::lines(screen, &rows));
             if !done {

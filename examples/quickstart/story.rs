@@ -26,9 +26,8 @@ use super::{
 pub async fn tell(keep: bool, operator: Option<PathBuf>) -> anyhow::Result<()> {
     let screen = Screen::new();
     println!("{}", screen.ink(Ink::Title, "Countersign: quick start"));
-    screen.say("A real Kubernetes control plane and the real operator, on this machine, in a directory of");
-    screen
-        .say("their own. Only the kubelets are played, by kwok: no container runs and no registry is asked.");
+    screen.say("A real Kubernetes control plane and the real operator, on this machine. Only the");
+    screen.say("kubelets are played, by kwok: no container runs, and no registry is asked.");
     println!();
     let stage = Stage::set(operator, &screen).await?;
     let mut story = Story { stage, screen, measured: Vec::new() };
@@ -58,10 +57,8 @@ impl Story {
         self.screen.title(1, "Approve 1.0 and 1.1, and run 1.0");
         let (commit, since) = self.commit("Approve cart 1.0 and 1.1, run 1.0")?;
         self.stage.follow().await?;
-        self.screen.say(
-            "A GitSource makes the operator follow this repository. Manifests say cart:1.0; what is set is",
-        );
-        self.screen.say("the approved digest.");
+        self.screen.say("A GitSource makes the operator follow this repository. The manifests say");
+        self.screen.say("cart:1.0; what is set is the digest that stands approved for it.");
         let good = |row: &Row| row.reason == "Permitted" && row.outcome == Some(Outcome::Good);
         // A CronJob proves nothing before a Job of it succeeded.
         self.stage.applied(&commit).await?;
@@ -109,10 +106,8 @@ impl Story {
             let answer = api.patch(workload.name, &params, &Patch::Apply(object.value())).await?;
             let image = table::image_of(workload, &answer)?.unwrap_or_default();
             ensure!(image.ends_with(":1.1"), "the API server answered with {image} instead of 1.1");
-            self.screen.say(&format!(
-                "$ kubectl apply --server-side --force-conflicts -f {path:<17}  now {}",
-                table::short(&image)
-            ));
+            let (set, manager) = (table::short(&image), "field manager kubectl, forced");
+            self.screen.say(&format!("server-side apply of {path:<17}  now {set}  ({manager})"));
         }
         let good = |row: &Row| row.reason == "Held";
         self.watch("everything is put back to 1.0", "forced to 1.1: put back to 1.0", since, "1.0", good)
@@ -149,11 +144,12 @@ impl Story {
             .await?;
         let events: Vec<String> = events.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
         screen.say(&format!("Events: {}", events.join(", ")));
-        screen.dim("Times are from the commit (in 4: from the first apply), seen from outside every 0.1 s; the source is");
-        screen.dim("looked at every second. Done: all pods ready with that image, and the state recorded.");
+        screen.dim("Times count from the commit (in 4: from the first apply), as seen from outside");
+        screen.dim("every 0.1 s; the operator looks at the repository every second. Done: all pods");
+        screen.dim("are ready with the image, and the state is recorded.");
         println!();
-        screen.say("Next: cargo run --example quickstart -- --keep    leaves it running, with things to try");
-        screen.say("      README.md                                   concepts, guides, reference");
+        screen.say("Next: cargo run --example quickstart -- --keep   to play with it");
+        screen.say("      README.md                                  concepts, guides, reference");
         Ok(())
     }
 
@@ -173,9 +169,10 @@ impl Story {
         screen.say("b. Revoke 1.2 as well, and look where everything goes (1.1 stays revoked):");
         screen.say("   echo '  revocation: {reason: CVE-2026-0002}' >> approvals/cart-1.2.yaml");
         screen.say("   git commit -qam 'Revoke cart 1.2' && sleep 3 && kubectl get releasehistories -A");
-        screen.say("c. Ask for an image that nobody approved; the answer says what would approve it:");
-        screen.say("   sed -i s/cart:1.2/cart:9.9/ shop/cart.yaml && git commit -qam 'Run 9.9' && sleep 3");
-        screen.say("   kubectl -n shop get events --field-selector involvedObject.name=cart | tail -1");
+        screen.say("c. Ask for an image that nobody approved; what stands against it is said:");
+        screen.say("   sed -i 's/cart:1.*/cart:9.9/' shop/cart.yaml && git commit -qam 'Run 9.9' && sleep 3");
+        screen.say("   kubectl -n countersign-system get releasehistories -o \\");
+        screen.say("     jsonpath='{.items[*].status.conditions[?(@.type==\"Permitted\")].message}'");
         println!();
         let log = self.stage.plane.directory().join("countersign.log");
         screen.dim(&format!("The operator's log: {}", log.display()));

@@ -91,7 +91,7 @@ async fn the_quick_start_tells_its_story() {
         "2. Roll out 1.1",
         "CronJob      edge/report  cart:1.1@",
         "3. Revoke 1.1",
-        "+ revocation: {reason: CVE-2026-0001",
+        "revocation: {reason: CVE-2026-0001",
         "StatefulSet  shop/store   cart:1.0@",
         "Held",
         "CVE-2026-0001",
