@@ -12,6 +12,7 @@ mod loop_closed;
 mod manifest;
 mod metrics;
 mod probes;
+mod story_away;
 mod story_config;
 mod story_drift;
 mod story_hold;
