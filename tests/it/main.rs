@@ -16,6 +16,7 @@ mod metrics;
 mod probes;
 mod quickstart;
 mod rules;
+mod story_away;
 mod story_config;
 mod story_drift;
 mod story_hold;

@@ -2,9 +2,12 @@
 
 use serde_json::json;
 
-use crate::support::{
-    manifests::{with, writes},
-    scene::{Scene, shared_plane},
+use crate::{
+    controlplane,
+    support::{
+        manifests::{with, writes},
+        scene::{Scene, shared_plane},
+    },
 };
 
 /// If this fails what runs is not what git says, and nobody notices.
@@ -93,9 +96,34 @@ async fn what_is_as_git_says_is_not_written_even_where_the_api_server_writes_it_
     };
     scene.poke().await;
     let before = counts();
-    assert!(before.iter().all(|(_, count)| *count > 0), "{before:?}");
+    assert!(before.iter().all(|(_, count)| *count == 1), "each was written once: {before:?}");
+    // Nothing else of it is written either, its status included; but the source's own, which was asked for.
+    let others = || {
+        let events = plane.audit_events().unwrap().into_iter().filter(|event| {
+            let of = event.object_ref.as_ref();
+            let ours = event.user_agent.starts_with("countersign/") && event.is_successful_write();
+            ours && of.is_some_and(|of| {
+                (of.namespace == *ns || of.name.starts_with(ns)) && of.resource != "gitsources"
+            })
+        });
+        events.map(|event| format!("{} {}", event.verb, event.request_uri)).collect::<Vec<_>>()
+    };
+    let (before_all, sources) = (others(), writes_of_source(&scene));
     scene.poke().await;
     scene.poke().await;
     assert_eq!(counts(), before);
-    assert!(before.iter().all(|(_, count)| *count == 1), "each was written once: {before:?}");
+    assert_eq!(others()[before_all.len()..], [] as [String; 0]);
+    assert_eq!(writes_of_source(&scene), sources + 2, "one status for each time it was asked");
+}
+
+fn writes_of_source(scene: &Scene) -> usize {
+    let events = controlplane::shared().audit_events().unwrap();
+    let of = |event: &&controlplane::AuditEvent| {
+        let ours = event.user_agent.starts_with("countersign/") && event.is_successful_write();
+        ours && event
+            .object_ref
+            .as_ref()
+            .is_some_and(|of| of.resource == "gitsources" && of.name == scene.source)
+    };
+    events.iter().filter(of).count()
 }

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::support::{manifests::at, scene::Scene};
+use crate::support::{
+    manifests::{at, with},
+    scene::Scene,
+};
 
 /// A Deployment that was rolled back from 1.1 to 1.0, while git still says 1.1.
 async fn held(name: &str) -> Scene {
@@ -70,4 +73,44 @@ async fn a_container_that_another_manager_adds_goes_and_the_hold_ends_with_a_per
     scene.push("revoke what is only history").await;
     scene.explains("Deployment", "cart", "Permitted", "good").await;
     scene.runs("Deployment", "cart", &scene.pin(2)).await;
+}
+
+/// If this fails a hold stops scaling, ends by a deletion, or ends on what nobody approved.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_hold_stands_the_rest_of_the_object_goes_on_and_a_deletion_or_an_unlisted_image_ends_nothing()
+{
+    let scene = held("goes-on").await;
+    let says = |n: u8, replicas: u8| {
+        let over = json!({"args": ["--with-it"]});
+        let object = scene.object("Deployment", "cart", &scene.tag(n), over);
+        scene.put("cart.yaml", &with(object, json!({"spec": {"replicas": replicas}})));
+    };
+    let args = "/spec/template/spec/containers/0/args";
+    says(1, 2);
+    scene.push("more of 1.1").await;
+    scene.stands("Deployment", "cart", "/spec/replicas", &json!(2)).await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+    scene.stands("Deployment", "cart", args, &json!(null)).await;
+
+    scene.delete("Deployment", "cart").await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+    scene.stands("Deployment", "cart", args, &json!(null)).await;
+    scene.stands("Deployment", "cart", "/spec/replicas", &json!(2)).await;
+    scene.explains("Deployment", "cart", "Held", "CVE-2026-0001").await;
+
+    says(3, 3);
+    scene.push("1.3, which nobody approved").await;
+    scene.stands("Deployment", "cart", "/spec/replicas", &json!(3)).await;
+    scene.explains("Deployment", "cart", "Held", "kind: ApprovedImage").await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+    scene.file_approvals([3]);
+    scene.push("approve 1.3").await;
+    scene.runs("Deployment", "cart", &scene.pin(3)).await;
+    scene.stands("Deployment", "cart", args, &json!(["--with-it"])).await;
+    scene.explains("Deployment", "cart", "Permitted", "1.3").await;
+
+    says(1, 3);
+    scene.push("1.1 once more").await;
+    scene.explains("Deployment", "cart", "NotPermitted", "CVE-2026-0001").await;
+    scene.runs("Deployment", "cart", &scene.pin(3)).await;
 }

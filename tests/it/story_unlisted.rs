@@ -67,3 +67,24 @@ async fn a_new_workload_with_an_unlisted_image_is_created_once_it_is_approved() 
     .await;
     scene.proven("Deployment", "cart").await;
 }
+
+/// If this fails an approved image is rolled out without the one that it was to run with.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_unlisted_image_keeps_the_others_of_its_template_waiting() {
+    let scene = Scene::new("sidecar").await;
+    scene.file_approvals(0..2);
+    scene.ship("Deployment", "cart", 0).await;
+    let mut cart = scene.object("Deployment", "cart", &scene.tag(1), json!({}));
+    let sidecar = json!({"name": "sidecar", "image": scene.tag(2)});
+    cart["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().push(sidecar);
+    scene.put("cart.yaml", &cart);
+    scene.push("1.1 with a sidecar that nobody approved").await;
+    scene.explains("Deployment", "cart", "NotPermitted", "containers/sidecar").await;
+    scene.poke().await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+    scene.file_approvals([2]);
+    scene.push("approve the sidecar").await;
+    let images = "/spec/template/spec/containers/1/image";
+    scene.stands("Deployment", "cart", images, &json!(scene.pin(2))).await;
+    scene.stands("Deployment", "cart", "/spec/template/spec/containers/0/image", &json!(scene.pin(1))).await;
+}

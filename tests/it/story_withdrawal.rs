@@ -37,6 +37,16 @@ async fn a_withdrawn_approval_moves_nothing_and_is_said() {
     scene.says("Deployment", "cart", "Permitted").await;
     let generation = scene.deployments().get("cart").await.unwrap().metadata.generation;
     assert_eq!(generation, Some(2), "nothing moved");
+
+    // What stays is put back, too.
+    scene.remove("approvals/1.yaml");
+    scene.push("withdraw 1.1 once more").await;
+    scene.says("Deployment", "cart", "NotPermitted").await;
+    let containers = json!([{"name": "app", "image": scene.pin(2), "args": ["--hand"]}]);
+    let change = json!({"spec": {"template": {"spec": {"containers": containers}}}});
+    scene.edit("Deployment", "cart", &change).await;
+    scene.runs("Deployment", "cart", &scene.pin(1)).await;
+    scene.stands("Deployment", "cart", "/spec/template/spec/containers/0/args", &json!(null)).await;
 }
 
 /// If this fails every approval with an end is an outage at that moment.

@@ -313,13 +313,18 @@ impl Scene {
         .await
     }
 
-    /// Waits until the present release of a workload proved itself.
+    /// Waits until the release that a workload runs now is on record as the present one, and proved itself.
     pub async fn proven(&self, kind: &str, name: &str) {
         eventually(&format!("the release of {kind} {name} is good"), SOON, async || {
+            let live = self.images(kind, name).await?;
             let history = self.history(kind, name).await?;
             let status = history.status.context("no status")?;
             let present = status.releases.iter().find(|release| Some(&release.id) == status.present.as_ref());
             let Some(present) = present else { bail!("no present release: {status:?}") };
+            // The record trails the action: what is on record may be the release before.
+            let own =
+                |image: &String| present.containers.iter().any(|c| c.image == *image || c.wanted == *image);
+            ensure!(live.iter().all(own), "{live:?} is not yet on record: {present:?}");
             ensure!(present.outcome == countersign::api::release_history::Outcome::Good, "{present:?}");
             Ok(())
         })
