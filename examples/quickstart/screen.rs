@@ -57,6 +57,7 @@ impl Screen {
         println!("\n{}", self.ink(Ink::Title, &format!("{number}. {text}")));
     }
 
+    #[expect(clippy::unused_self, reason = "what is shown goes through the screen")]
     pub fn say(&self, text: &str) {
         println!("   {text}");
     }

@@ -27,7 +27,7 @@ pub const ROOT: &str = "countersign-system";
 const OPERATOR: &str = "countersign";
 const SOURCE: &str = "quickstart";
 /// How long anything may take. On an idle machine it takes seconds.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 /// How often the cluster is looked at while something is expected.
 const GLANCE: Duration = Duration::from_millis(100);
 

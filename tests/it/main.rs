@@ -1,5 +1,13 @@
 //! The integration tests: one binary, one module per subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, missing_docs)]
+#![allow(
+    clippy::default_trait_access,
+    clippy::float_cmp,
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    reason = "a story reads from top to bottom"
+)]
 
 #[path = "../controlplane/mod.rs"]
 mod controlplane;
