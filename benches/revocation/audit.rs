@@ -103,7 +103,7 @@ impl AuditLog {
 
     /// Waits until nobody has written anything for a while, but for signs of life.
     pub async fn until_quiet(&self) -> anyhow::Result<()> {
-        const QUIET: Duration = Duration::from_millis(2000);
+        const QUIET: Duration = Duration::from_secs(2);
         let mut mark = self.now();
         let mut last = std::time::Instant::now();
         until("nobody writes any more", Duration::from_millis(200), async || {

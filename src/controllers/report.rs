@@ -281,7 +281,7 @@ fn gauges(ctx: &Ctx, memory: &State, now: Timestamp) {
             let found = match finding.said.state {
                 Some(Found::Permitted) if !finding.said.fallback => WorkloadState::NoFallback,
                 Some(Found::Permitted) => WorkloadState::Permitted,
-                Some(Found::Held) => WorkloadState::Held,
+                Some(Found::Held | Found::Paused) => WorkloadState::Held,
                 Some(Found::NotPermitted | Found::NotCreated) => WorkloadState::NotPermitted,
                 Some(Found::NoSafeRelease) => WorkloadState::NoSafeRelease,
                 Some(Found::Ungoverned) => WorkloadState::Ungoverned,

@@ -108,7 +108,6 @@ impl Trail {
 /// Writes what is left in the trail until the token is cancelled, and then what is left.
 pub async fn run(ctx: Shared, stop: CancellationToken) {
     let reporter = Reporter { controller: "countersign".to_owned(), instance: None };
-    let recorder = Recorder::new(ctx.cluster.client(), reporter);
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,
@@ -118,14 +117,14 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
         while !stopping && !ctx.trail.is_calm() && began.elapsed() < PATIENCE {
             tokio::time::sleep(CALM / 3).await;
         }
-        flush(&ctx, &recorder).await;
+        flush(&ctx, &reporter).await;
         if stopping {
             return;
         }
     }
 }
 
-async fn flush(ctx: &Shared, recorder: &Recorder) {
+async fn flush(ctx: &Shared, reporter: &Reporter) {
     let dirty: Vec<WorkloadId> = {
         let memory = ctx.memory.read();
         memory
@@ -148,6 +147,8 @@ async fn flush(ctx: &Shared, recorder: &Recorder) {
     let events = std::mem::take(&mut *ctx.trail.0.events.lock());
     stream::iter(events)
         .for_each_concurrent(CONCURRENCY, |(about, event)| async move {
+            // A recorder of its own for each: one that is kept folds events of one reason together, with the first one's note.
+            let recorder = Recorder::new(ctx.cluster.client(), reporter.clone());
             match tokio::time::timeout(EVENT, recorder.publish(&event, &about)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "an event cannot be written"),
@@ -225,6 +226,7 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
     let (status, reason) = match state {
         Some(Found::Permitted | Found::Ungoverned) => (Status::True, "Permitted"),
         Some(Found::Held) => (Status::False, "Held"),
+        Some(Found::Paused) => (Status::False, "Paused"),
         Some(Found::NotPermitted) => (Status::False, "NotPermitted"),
         Some(Found::NoSafeRelease) => (Status::False, "NoSafeRelease"),
         Some(Found::NotCreated) => (Status::False, "NotCreated"),

@@ -444,7 +444,7 @@ fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
         Found::NotPermitted => "NotPermitted",
         Found::NoSafeRelease => "NoSafeRelease",
         Found::NotCreated => "NotCreated",
-        Found::Permitted | Found::Held | Found::Ungoverned | Found::Gone => return,
+        Found::Permitted | Found::Held | Found::Paused | Found::Ungoverned | Found::Gone => return,
     };
     if news {
         let uid = after.uid.as_deref();

@@ -47,7 +47,7 @@ async fn fleet_is_held(scene: &Scene, version: u8) {
 async fn moved(scene: &Scene, version: u8, at_least: usize) {
     let pin = scene.pin(version);
     eventually(&format!("{at_least} workloads are set to {pin}"), SOON, async || {
-        let all = scene.deployments().list(&Default::default()).await?;
+        let all = scene.deployments().list(&kube::api::ListParams::default()).await?;
         let moved = all.iter().filter(|found| serde_json::to_string(&found.spec).unwrap().contains(&pin));
         let moved = moved.count();
         ensure!(moved >= at_least, "{moved}");

@@ -21,6 +21,7 @@ mod kinds;
 mod loop_closed;
 mod manifest;
 mod metrics;
+mod outside;
 mod probes;
 mod quickstart;
 mod rules;

@@ -20,6 +20,9 @@ use crate::{
 
 const FINALIZER: &str = "countersign.dev/revocation";
 
+/// Its name, and the policy of a scene.
+type Lenient<'a> = (&'static str, &'a dyn Fn(&Scene) -> String);
+
 /// A story in which 1.1 runs, after 1.0, and git does not own it.
 async fn running(name: &str) -> Scene {
     let scene = Scene::new(name).await;
@@ -172,7 +175,7 @@ async fn a_pause_stops_every_move_and_is_seen_until_it_ends() {
     let said = scene.policy_says(&scene.namespace, "Paused").await;
     assert!(said.contains("an incident"), "{said}");
     eventually("the pause is counted", SOON, async || {
-        ensure!(rough.operator.metric("countersign_paused").await? == 1.0);
+        ensure!(rough.operator.metric("countersign_paused").await? > 0.5);
         Ok(())
     })
     .await;
@@ -197,7 +200,7 @@ async fn a_pause_stops_every_move_and_is_seen_until_it_ends() {
     scene.held_at("Deployment", "git", &scene.pin(0)).await;
     scene.held_at("Deployment", "cart", &scene.pin(0)).await;
     eventually("the pause is over everywhere", SOON, async || {
-        ensure!(rough.operator.metric("countersign_paused").await? == 0.0);
+        ensure!(rough.operator.metric("countersign_paused").await? < 0.5);
         let status = policies(&scene).get(&scene.namespace).await?.status.context("no status")?;
         ensure!(status.conditions.iter().all(|condition| condition.type_ != "Paused"), "{status:?}");
         Ok(())
@@ -210,7 +213,7 @@ async fn a_pause_stops_every_move_and_is_seen_until_it_ends() {
 async fn policies_that_do_not_enforce_judge_and_report_and_move_nothing() {
     let suspended =
         |scene: &Scene| scene.policy("Enforce").replace("mode: Enforce", "mode: Enforce\n  suspend: true");
-    let kinds: [(&str, &dyn Fn(&Scene) -> String); 3] = [
+    let kinds: [Lenient<'_>; 3] = [
         ("warn", &|scene| scene.policy("Warn")),
         ("audit", &|scene| scene.policy("Audit")),
         ("suspend", &suspended),

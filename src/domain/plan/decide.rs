@@ -8,7 +8,7 @@ use super::{
     target::{Choice, all_of_present, choose, revoked, template_of},
 };
 use crate::domain::{
-    image::{ImageRef, same_reference},
+    image::{Digest, ImageRef, same_reference},
     policy::{Code, Judgement, OnRevocation},
     release::{History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
     workload::{ContainerId, Images, images, with_images},
@@ -24,6 +24,7 @@ pub(super) struct Decision {
 }
 
 pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
+    let history = &without_forgotten(world, history);
     if world.live.is_some_and(|live| live.deleting) {
         return nothing(State::Gone, "it is being deleted".to_owned(), history);
     }
@@ -44,6 +45,20 @@ pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
         stay(world, history, &against)
     };
     Decision { missing: against.into_iter().map(|against| against.to_string()).collect(), ..decision }
+}
+
+/// A hold ends when the revocations behind it are forgotten, whatever is wanted now.
+fn without_forgotten(world: &World<'_>, history: &History) -> History {
+    let mut history = history.clone();
+    let revoked = |digest: &Digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some();
+    if let Some(hold) = &mut history.hold {
+        let before = hold.rejected.len();
+        hold.rejected.retain(|rejected| rejected.digest.as_ref().is_none_or(revoked));
+        if before > 0 && hold.rejected.is_empty() {
+            history.hold = None;
+        }
+    }
+    history
 }
 
 /// What is wanted, judged.
@@ -119,7 +134,9 @@ fn against(
         .map(|(policy, reason)| Against {
             container: id.clone(),
             message: format!("{} ({}, policy {policy})", reason.message, reason.code),
-            snippet: (reason.code == Code::Unlisted).then(|| snippet(&judged.reference, manifest)).flatten(),
+            snippet: (reason.code == Code::Unlisted)
+                .then(|| snippet(&judged.reference, policy, manifest))
+                .flatten(),
         })
         .collect();
     let mut add = |message| found.push(Against { container: id.clone(), message, snippet: None });
@@ -181,8 +198,10 @@ fn tag_moves_back(history: &History, id: &ContainerId, judged: &Judgement) -> bo
 }
 
 /// The ApprovedImage that would approve a reference, on one line.
-fn snippet(reference: &str, manifest: Option<&Manifest>) -> Option<String> {
+fn snippet(reference: &str, policy: &str, manifest: Option<&Manifest>) -> Option<String> {
     let reference: ImageRef = reference.parse().ok()?;
+    // An approval beside the policy that asks for it counts.
+    let namespace = policy.split('/').next().unwrap_or_default();
     let short = reference.repository.as_str().rsplit('/').next().unwrap_or_default().to_owned();
     let tag = reference.effective_tag();
     let digest = reference.digest.as_ref().map_or("sha256:…", |digest| digest.as_str());
@@ -192,7 +211,7 @@ fn snippet(reference: &str, manifest: Option<&Manifest>) -> Option<String> {
     let tag = tag.map_or_else(String::new, |tag| format!(", tag: \"{tag}\""));
     let beside = manifest.map_or_else(String::new, |manifest| format!(" beside {}", manifest.path));
     Some(format!(
-        "commit{beside} {{apiVersion: countersign.dev/v1alpha1, kind: ApprovedImage, metadata: {{name: {name}}}, spec: {{image: {}{tag}, digest: \"{digest}\"}}}}",
+        "commit{beside} {{apiVersion: countersign.dev/v1alpha1, kind: ApprovedImage, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{image: {}{tag}, digest: \"{digest}\"}}}}",
         reference.repository
     ))
 }
@@ -240,7 +259,13 @@ fn standing_hold<'h>(world: &World<'_>, history: &'h History) -> Option<&'h Rele
 
 fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against]) -> Decision {
     let why = history.hold.as_ref().map(|hold| hold.why.clone()).unwrap_or_default();
-    let message = format!("held at {}: {why}", short_list(held.images().values()));
+    let waits: Vec<&str> = against
+        .iter()
+        .filter(|against| against.snippet.is_some())
+        .map(|against| against.message.as_str())
+        .collect();
+    let waits = if waits.is_empty() { String::new() } else { format!("; wanted now: {}", waits.join("; ")) };
+    let message = format!("held at {}: {why}{waits}", short_list(held.images().values()));
     let mut after = history.clone();
     let images = held.images();
     let template = template_of(world, held).map(|template| with_images(&template, &images));

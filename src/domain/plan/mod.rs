@@ -131,6 +131,8 @@ pub enum State {
     NoSafeRelease,
     /// A new workload is not created: its images are not permitted.
     NotCreated,
+    /// Something would move, but everything is paused.
+    Paused,
     /// No policy covers it.
     Ungoverned,
     /// It does not exist, or is being deleted.
@@ -229,7 +231,8 @@ pub fn plan(world: &World<'_>) -> Plan {
     }
     let moves = plan.action.as_ref().is_some_and(|action| action.step != Step::Release);
     if let (Some(why), true) = (world.paused, moves) {
-        plan.message = format!("paused ({why}): {}", plan.message);
+        plan.state = State::Paused;
+        plan.message = format!("paused ({why}), or it would be: {}", plan.message);
         plan.action = None;
         plan.history = Some(observed.history.clone());
     }

@@ -550,6 +550,7 @@ fn while_paused_nothing_moves_and_nothing_is_recorded_as_moved() {
     let plan = sim.settle();
     assert_eq!((sim.runs(), sim.history.hold.clone()), (pin(2), None));
     assert!(plan.message.starts_with("paused (incident 7)"), "{}", plan.message);
+    assert_eq!(plan.state, State::Paused);
     sim.paused = None;
     assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
 }

@@ -41,9 +41,14 @@ pub async fn install(plane: &ControlPlane) {
 }
 
 impl<'a> Operator<'a> {
+    /// An operator that is not started yet.
+    pub fn new(plane: &'a ControlPlane) -> Self {
+        Self { plane, metrics_port: free_port() }
+    }
+
     /// Starts an operator and waits until it is ready.
     pub async fn start(plane: &'a ControlPlane) -> Self {
-        let operator = Self { plane, metrics_port: free_port() };
+        let operator = Self::new(plane);
         operator.restart().await;
         operator
     }
@@ -71,7 +76,7 @@ impl<'a> Operator<'a> {
     /// Waits until it is ready.
     pub async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/readyz", self.metrics_port);
-        eventually("the operator is ready", Duration::from_mins(1), async || {
+        eventually("the operator is ready", Duration::from_secs(60), async || {
             let answer = reqwest::get(&url).await?;
             let status = answer.status();
             let body = answer.text().await?;
@@ -84,6 +89,11 @@ impl<'a> Operator<'a> {
     /// Ends it as kill -9 does.
     pub fn kill(&self) {
         self.plane.kill(NAME).unwrap();
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        self.plane.log(NAME)
     }
 
     /// One sample of its metrics, by the text of its series.
