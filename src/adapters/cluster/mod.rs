@@ -116,6 +116,11 @@ impl Cluster {
 
     /// Whether an object exists; its content is not read.
     pub async fn exists(&self, id: &ObjectId) -> Result<bool, Error> {
+        // The name may come from a pod template, where nothing checks it; what could not be a name names nothing.
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+        if !id.name.bytes().all(plain) || !id.name.bytes().any(|b| b.is_ascii_alphanumeric()) {
+            return Ok(false);
+        }
         let resource = self.resource(&id.api_version, &id.kind).await?;
         let http = request_for(&resource, id).get_metadata(&id.name, &kube::api::GetParams::default());
         Ok(absent(self.send::<Value>("get", &id.to_string(), http).await)?.is_some())
