@@ -8,6 +8,7 @@
 //! ```
 
 pub mod approval;
+mod changes;
 pub mod memory;
 pub mod queue;
 pub mod report;

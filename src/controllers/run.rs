@@ -1,19 +1,19 @@
 //! Starts everything: watches first, then what decides, once all that is decided by is loaded.
 
-use std::{collections::BTreeSet, fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::{
     Api, Client, ResourceExt,
     core::{DeserializeGuard, DynamicObject},
 };
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Ctx, Pacer, Shared, approval,
+    changes::{Changes, spread},
     memory::{Area, Desired, Key, Memory, State},
     queue::{self, queue},
     report, source,
@@ -32,7 +32,6 @@ use crate::{
         annotation::{PAUSED, RECONCILE_REQUESTED_AT},
     },
     domain::{
-        image::{Digest, Repository},
         ledger::RecordKey,
         policy::Namespace,
         workload::{KINDS, Kind, WorkloadId},
@@ -142,63 +141,6 @@ pub async fn run(
     last.cancel();
     let _ = trailing.await;
     Ok(())
-}
-
-/// What changed since workloads were last told.
-#[derive(Clone, Default)]
-struct Changes(Arc<(Mutex<Changed>, Notify)>);
-
-#[derive(Default)]
-struct Changed {
-    repositories: BTreeSet<Repository>,
-    digests: BTreeSet<Digest>,
-    namespaces: BTreeSet<String>,
-    everything: bool,
-}
-
-impl Changes {
-    fn note(&self, change: impl FnOnce(&mut Changed)) {
-        change(&mut self.0.0.lock());
-        self.0.1.notify_one();
-    }
-
-    fn everything(&self) {
-        self.note(|changed| changed.everything = true);
-    }
-}
-
-/// Sends workloads to be looked at when something changes that matters to them. Many changes at once (a sync that applies a
-/// thousand approvals) are taken together.
-async fn spread(ctx: Shared, changes: Changes, stop: CancellationToken) {
-    const TOGETHER: Duration = Duration::from_millis(20);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = changes.0.1.notified() => {}
-        }
-        let changed = std::mem::take(&mut *changes.0.0.lock());
-        let ids: Vec<WorkloadId> = {
-            let memory = ctx.memory.read();
-            if changed.everything {
-                memory.workloads().into_iter().collect()
-            } else {
-                let mut ids = memory.touched(&changed.repositories, &changed.digests);
-                if !changed.namespaces.is_empty() {
-                    ids.extend(
-                        memory
-                            .workloads()
-                            .into_iter()
-                            .filter(|id| changed.namespaces.contains(&id.namespace)),
-                    );
-                }
-                ids
-            }
-        };
-        for id in ids {
-            ctx.workloads.now(id);
-        }
-        tokio::time::sleep(TOGETHER).await;
-    }
 }
 
 fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {

@@ -12,6 +12,7 @@
 mod decide;
 mod observe;
 mod target;
+mod wish;
 
 use std::{collections::BTreeSet, sync::Arc};
 

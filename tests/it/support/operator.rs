@@ -76,7 +76,7 @@ impl<'a> Operator<'a> {
     /// Waits until it is ready.
     pub async fn ready(&self) {
         let url = format!("http://127.0.0.1:{}/readyz", self.metrics_port);
-        eventually("the operator is ready", Duration::from_secs(60), async || {
+        eventually("the operator is ready", Duration::from_mins(1), async || {
             let answer = reqwest::get(&url).await?;
             let status = answer.status();
             let body = answer.text().await?;

@@ -1,0 +1,166 @@
+//! What is wanted of a workload, and everything that stands against it.
+
+use std::collections::BTreeMap;
+
+use super::{Manifest, Wanted, World, target::revoked};
+use crate::domain::{
+    image::{ImageRef, same_reference},
+    policy::{Code, Judgement},
+    release::History,
+    workload::{ContainerId, Images, images},
+};
+
+/// What is wanted, judged.
+pub(super) struct Wish {
+    pub images: Images,
+    pub judged: BTreeMap<ContainerId, Judgement>,
+    pub against: Vec<Against>,
+    pub template: Option<serde_json::Value>,
+    pub manifest_commit: Option<String>,
+}
+
+/// One thing that stands against what is wanted.
+pub(super) struct Against {
+    pub container: ContainerId,
+    pub message: String,
+    /// What would supply a missing approval.
+    pub snippet: Option<String>,
+}
+
+impl std::fmt::Display for Against {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.container, self.message)?;
+        self.snippet.as_ref().map_or(Ok(()), |snippet| write!(f, "; to approve it: {snippet}"))
+    }
+}
+
+pub(super) fn wish(world: &World<'_>, history: &History) -> Option<Wish> {
+    let (images, template, manifest) = match world.wanted {
+        Wanted::Git(manifest) => {
+            let template = world.id.kind.template_of(&manifest.object)?;
+            (images(template), Some(template.clone()), Some(manifest))
+        }
+        Wanted::GitAway => return None,
+        Wanted::Elsewhere => (set_by_somebody_else(world, history)?, None, None),
+    };
+    let judged: BTreeMap<_, _> =
+        images.iter().map(|(id, text)| (id.clone(), world.judge.enforced(text))).collect();
+    let against =
+        judged.iter().flat_map(|(id, judgement)| against(world, history, id, judgement, manifest)).collect();
+    let manifest_commit = manifest.map(|manifest| manifest.commit.clone());
+    Some(Wish { images, judged, against, template, manifest_commit })
+}
+
+/// Where git does not own the workload: the images that somebody else set last. While a hold stands, the held images are
+/// ours, and what stays wanted is what was rejected.
+fn set_by_somebody_else(world: &World<'_>, history: &History) -> Option<Images> {
+    let mut images = world.live_images()?;
+    if let (Some(hold), Some(held)) = (&history.hold, history.held()) {
+        for rejected in &hold.rejected {
+            let (Some(live), Some(ours)) =
+                (images.get_mut(&rejected.container), held.images.get(&rejected.container))
+            else {
+                continue;
+            };
+            if same_reference(live, &ours.image) {
+                live.clone_from(&rejected.reference);
+            }
+        }
+    }
+    Some(images)
+}
+
+fn against(
+    world: &World<'_>,
+    history: &History,
+    id: &ContainerId,
+    judged: &Judgement,
+    manifest: Option<&Manifest>,
+) -> Vec<Against> {
+    let mut found: Vec<Against> = judged
+        .against
+        .iter()
+        .map(|(policy, reason)| Against {
+            container: id.clone(),
+            message: format!("{} ({}, policy {policy})", reason.message, reason.code),
+            snippet: (reason.code == Code::Unlisted)
+                .then(|| snippet(&judged.reference, policy, manifest))
+                .flatten(),
+        })
+        .collect();
+    let mut add = |message| found.push(Against { container: id.clone(), message, snippet: None });
+    if history.hold.is_some() && judged.permitted() {
+        // Whatever became of the policies: a hold never ends on a revoked image.
+        if let Some(why) = revoked(world, history, id, &judged.image()) {
+            add(format!("{} is revoked: {why}", judged.image()));
+        } else if still_rejected(world, history, id, judged) {
+            add(format!("{} is what was rejected", judged.reference));
+        }
+    }
+    if judged.permitted() && tag_moves_back(history, id, judged) {
+        add(format!(
+            "{} now stands for an older image than the one that runs; tags move forward only ({})",
+            judged.reference,
+            Code::TagWouldMoveBack
+        ));
+    }
+    found
+}
+
+/// The same digest, or the same reference that stands for nothing else, of what a hold keeps out and is still revoked.
+fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged: &Judgement) -> bool {
+    let digest = judged.pinned.as_ref().map(|pinned| &pinned.digest);
+    history.hold.iter().flat_map(|hold| &hold.rejected).any(|rejected| {
+        let revoked = rejected
+            .digest
+            .as_ref()
+            .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some());
+        let same = match digest {
+            Some(digest) => rejected.digest.as_ref() == Some(digest),
+            // Without a policy a tag is not resolved: it is what was rejected if that was called so.
+            None => rejected.container == *id && same_name(&rejected.reference, &judged.reference),
+        };
+        revoked && same
+    })
+}
+
+/// The same repository and tag, whatever the digest.
+fn same_name(one: &str, other: &str) -> bool {
+    let name = |text: &str| {
+        let reference: ImageRef = text.parse().ok()?;
+        let tag = reference.effective_tag();
+        Some((reference.repository, tag))
+    };
+    one == other || name(one).is_some_and(|of| Some(of) == name(other))
+}
+
+/// While the wanted reference stays the same, a workload moves only to a record newer than the one it runs.
+fn tag_moves_back(history: &History, id: &ContainerId, judged: &Judgement) -> bool {
+    let Some(own) = history.present().and_then(|present| present.images.get(id)) else { return false };
+    let (Some(runs), Some(pinned)) = (own.digest(), &judged.pinned) else { return false };
+    let by_tag = judged.reference.parse::<ImageRef>().is_ok_and(|reference| reference.digest.is_none());
+    by_tag
+        && same_reference(&own.wanted, &judged.reference)
+        && pinned.digest != runs
+        && own.approved_at.is_some()
+        && judged.approved_at <= own.approved_at
+}
+
+/// The ApprovedImage that would approve a reference, on one line.
+fn snippet(reference: &str, policy: &str, manifest: Option<&Manifest>) -> Option<String> {
+    let reference: ImageRef = reference.parse().ok()?;
+    // An approval beside the policy that asks for it counts.
+    let namespace = policy.split('/').next().unwrap_or_default();
+    let short = reference.repository.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+    let tag = reference.effective_tag();
+    let digest = reference.digest.as_ref().map_or("sha256:…", |digest| digest.as_str());
+    let name = tag
+        .as_ref()
+        .map_or_else(|| short.clone(), |tag| format!("{short}-{}", tag.as_str().to_ascii_lowercase()));
+    let tag = tag.map_or_else(String::new, |tag| format!(", tag: \"{tag}\""));
+    let beside = manifest.map_or_else(String::new, |manifest| format!(" beside {}", manifest.path));
+    Some(format!(
+        "commit{beside} {{apiVersion: countersign.dev/v1alpha1, kind: ApprovedImage, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{image: {}{tag}, digest: \"{digest}\"}}}}",
+        reference.repository
+    ))
+}
