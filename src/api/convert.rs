@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::ResourceExt;
-use serde_json::Value;
 
 use super::{
     ApprovedImage, ImagePolicy,
@@ -241,7 +240,7 @@ fn read_release(wire: &WireRelease, unreadable: &mut Vec<String>) -> Option<Rele
         id: wire.id.clone(),
         images,
         commit: wire.commit.clone(),
-        template: wire.template.clone().map(Value::Object),
+        template: wire.template.clone(),
         since: wire.present_since.as_ref().map(|time| time.0).unwrap_or_default(),
         until: wire.last_present_at.as_ref().map(|time| time.0),
         outcome: match wire.outcome {
@@ -267,7 +266,7 @@ fn write_release(release: &Release) -> WireRelease {
             })
             .collect(),
         commit: release.commit.clone(),
-        template: release.template.as_ref().and_then(|template| template.as_object().cloned()),
+        template: release.template.clone(),
         present_since: Some(Time(release.since)),
         last_present_at: release.until.map(Time),
         outcome: match release.outcome {
@@ -319,7 +318,7 @@ mod tests {
 
     use super::*;
 
-    fn approved(value: Value) -> ApprovedImage {
+    fn approved(value: serde_json::Value) -> ApprovedImage {
         serde_json::from_value(value).unwrap()
     }
 

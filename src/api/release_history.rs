@@ -150,7 +150,7 @@ pub struct Release {
     /// The pod template, for a workload that git owns: enough to apply it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::pod_template")]
-    pub template: Option<serde_json::Map<String, serde_json::Value>>,
+    pub template: Option<std::sync::Arc<serde_json::Value>>,
     /// Since when it is the present release. Absent: it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::timestamp")]

@@ -386,6 +386,20 @@ impl Judge<'_> {
         self.ledger.revocation(&digest, self.namespace)
     }
 
+    /// The image that a reference stands for, whether or not a policy covers it: its digest, or what the ledger says of its
+    /// tag.
+    pub fn stands_for(&self, reference: &str) -> Option<PinnedImage> {
+        let reference = reference.parse::<ImageRef>().ok()?;
+        if let Some(pinned) = reference.pinned() {
+            return Some(pinned);
+        }
+        let all =
+            Acceptance { namespace: self.namespace, from_root: true, from_namespace: true, max_age: None };
+        let tag = reference.effective_tag()?;
+        let claim = self.ledger.resolve(&reference.repository, &tag, &all, self.now)?;
+        Some(reference.pin(claim.record.digest.clone()))
+    }
+
     /// Whether any policy of any mode covers one of the references.
     pub fn governs<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> bool {
         references.into_iter().any(|text| match text.parse::<ImageRef>() {

@@ -1,6 +1,6 @@
 //! What a workload ran: releases, the present one, the hold, the last rollbacks. The only history there is.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -50,7 +50,7 @@ pub struct Release {
     /// The git commit that brought it.
     pub commit: Option<String>,
     /// The pod template, images set; for git-owned workloads.
-    pub template: Option<Value>,
+    pub template: Option<Arc<Value>>,
     /// When it last became present (for one from git's log: when it was committed).
     pub since: Timestamp,
     /// When it last ceased to be present; of the present release: not yet.
@@ -69,7 +69,7 @@ impl Release {
             id,
             images,
             commit: None,
-            template,
+            template: template.map(Arc::new),
             since: now,
             until: None,
             outcome: Outcome::Unproven,
@@ -104,6 +104,11 @@ impl Release {
                 .images
                 .iter()
                 .all(|(id, own)| other.images.get(id).is_some_and(|theirs| theirs.image == own.image))
+    }
+
+    /// How much room its template takes, as JSON.
+    fn bytes(&self) -> usize {
+        self.template.as_ref().map_or(0, |template| template.to_string().len())
     }
 
     /// When it was last present.
@@ -152,7 +157,7 @@ pub struct Hold {
 pub enum RollbackOutcome {
     /// The workload was changed; its rollout goes on.
     InProgress,
-    /// The release it went to proved itself (again).
+    /// The release it went to proved itself (again), or nothing runs that could be moved.
     Completed,
     /// The release it went to failed.
     Failed,
@@ -192,6 +197,9 @@ pub struct History {
 
 /// How many distinct sets of images are remembered besides the present, the held and the last good one.
 const SETS: usize = 8;
+/// How many bytes the templates of all remembered releases may take together: etcd holds 1.5 MiB of one object at most, and
+/// what else a history says needs its room.
+const TEMPLATES: usize = 1 << 20;
 /// How many rollbacks are remembered.
 const ROLLBACKS: usize = 10;
 
@@ -285,6 +293,15 @@ impl History {
         }
     }
 
+    /// The last rollback, to the present release, has nothing left to do.
+    pub fn end_rollback(&mut self) {
+        if self.rollback_under_way()
+            && let Some(last) = self.rollbacks.last_mut()
+        {
+            last.outcome = RollbackOutcome::Completed;
+        }
+    }
+
     /// Adds a rollback.
     pub fn add_rollback(&mut self, rollback: Rollback) {
         self.rollbacks.push(rollback);
@@ -300,10 +317,15 @@ impl History {
             self.releases.iter().rev().find(|release| release.outcome == Outcome::Good).map(|r| r.id.clone());
         let held = self.hold.as_ref().map(|hold| hold.target.clone());
         let mut kept: Vec<Release> = Vec::new();
-        let mut sets = 0;
-        for release in std::mem::take(&mut self.releases).into_iter().rev() {
+        let (mut sets, mut bytes) = (0, 0);
+        let is_needed = |release: &Release| {
             let id = Some(&release.id);
-            let needed = id == self.present.as_ref() || id == held.as_ref() || id == last_good.as_ref();
+            id == self.present.as_ref() || id == held.as_ref() || id == last_good.as_ref()
+        };
+        // What is needed takes its room first, wherever it stands in the order.
+        bytes += self.releases.iter().filter(|release| is_needed(release)).map(Release::bytes).sum::<usize>();
+        for release in std::mem::take(&mut self.releases).into_iter().rev() {
+            let needed = is_needed(&release);
             let newer = kept.iter().filter(|newer| newer.same_images(&release)).collect::<Vec<_>>();
             let superseded = if release.outcome == Outcome::Good {
                 newer.iter().any(|newer| newer.outcome == Outcome::Good)
@@ -311,12 +333,74 @@ impl History {
                 !newer.is_empty()
             };
             let new_set = newer.is_empty();
-            if needed || (!superseded && (!new_set || sets < SETS)) {
+            let fits = || bytes + release.bytes() <= TEMPLATES;
+            if needed || (!superseded && (!new_set || sets < SETS) && fits()) {
+                bytes += if needed { 0 } else { release.bytes() };
                 sets += usize::from(new_set);
                 kept.push(release);
             }
         }
         kept.reverse();
         self.releases = kept;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// The n-th image, with a pod template of so many bytes and some.
+    fn release(n: i64, bytes: usize) -> Release {
+        let id = ContainerId { list: super::super::workload::List::Containers, name: "app".to_owned() };
+        let image = format!("registry.example/cart:1.{n}");
+        let own = ReleaseImage { image: image.clone(), wanted: image, approved_at: None };
+        Release::new(BTreeMap::from([(id, own)]), Some(json!({"n": n, "padding": "x".repeat(bytes)})), at(n))
+    }
+
+    fn kept(history: &History) -> Vec<i64> {
+        history.releases.iter().map(|release| release.since.as_second()).collect()
+    }
+
+    /// Else the history of a workload with a large pod template could not be stored any more, and nothing be rolled back.
+    #[test]
+    fn large_templates_leave_only_as_many_releases_as_fit_and_never_the_last_good_one() {
+        let mut history = History::default();
+        for n in 0..20 {
+            history.set_present(release(n, 300_000), at(n));
+            if n == 1 {
+                history.prove(Outcome::Good);
+            }
+        }
+        assert_eq!(kept(&history), [1, 18, 19], "the last good one, and the newest that fit");
+        let mut small = History::default();
+        for n in 0..20 {
+            small.set_present(release(n, 300), at(n));
+        }
+        assert_eq!(small.releases.len(), SETS);
+    }
+
+    #[test]
+    fn a_rollback_ends_once() {
+        let mut history = History::default();
+        history.set_present(release(1, 0), at(1));
+        history.end_rollback();
+        let rollback = Rollback {
+            at: at(2),
+            from: "other".to_owned(),
+            to: history.present.clone().unwrap(),
+            why: String::new(),
+            outcome: RollbackOutcome::InProgress,
+        };
+        history.add_rollback(rollback);
+        assert!(history.rollback_under_way());
+        history.end_rollback();
+        assert!(!history.rollback_under_way());
+        assert_eq!(history.present().unwrap().outcome, Outcome::Unproven, "it proved nothing");
     }
 }

@@ -260,7 +260,7 @@ fn named_by_releases(ctx: &Ctx) -> BTreeSet<(String, String, String)> {
         .iter()
         .filter(|(_, tracked)| tracked.history.gone_since.is_none())
         .flat_map(|(id, tracked)| {
-            let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_ref());
+            let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
             templates.flat_map(named_config).map(|(kind, name)| (kind.to_owned(), id.namespace.clone(), name))
         })
         .collect()

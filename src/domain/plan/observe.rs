@@ -110,7 +110,12 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
         (Rollout::Progressing, Progress::StatefulSet | Progress::DaemonSet) => {
             (present.since.checked_add(DEADLINE).ok()?, Outcome::Failed)
         }
-        (Rollout::Progressing, Progress::Deployment | Progress::CronJob) | (Rollout::Idle, _) => return None,
+        (Rollout::Idle, _) => {
+            // Nothing runs, so nothing is left to be moved; it proves nothing all the same.
+            history.end_rollback();
+            return None;
+        }
+        (Rollout::Progressing, Progress::Deployment | Progress::CronJob) => return None,
     };
     let (at, outcome) = due;
     if at > now {

@@ -64,7 +64,7 @@ fn usable(
 /// has the same places.
 pub(super) fn template_of<'a>(world: &World<'_>, release: &'a Release) -> Option<Cow<'a, Value>> {
     if let Some(template) = &release.template {
-        return Some(Cow::Borrowed(template));
+        return Some(Cow::Borrowed(&**template));
     }
     let live = world.id.kind.template_of(&world.live?.object)?;
     images(live).keys().eq(release.images.keys()).then(|| Cow::Owned(live.clone()))

@@ -121,6 +121,14 @@ impl Sim {
         self.git = Some(manifest(image));
     }
 
+    /// Git asks for so many replicas.
+    fn scale(&mut self, replicas: i64) {
+        let manifest = self.git.as_mut().unwrap();
+        let mut object = (*manifest.object).clone();
+        object["spec"]["replicas"] = json!(replicas);
+        manifest.object = Arc::new(object);
+    }
+
     /// Somebody else creates the object, or changes its image.
     fn somebody_sets(&mut self, image: &str) {
         let object = match &self.live {
@@ -136,13 +144,14 @@ impl Sim {
 
     fn store(&mut self, object: Value, others: bool) {
         self.versions += 1;
+        let rollout = if object["spec"]["replicas"] == 0 { Rollout::Idle } else { Rollout::Complete };
         let uid =
             self.live.as_ref().map_or_else(|| format!("uid-{}", self.versions), |live| live.uid.clone());
         self.live = Some(Live {
             uid,
             resource_version: self.versions.to_string(),
             object: Arc::new(object),
-            rollout: Rollout::Complete,
+            rollout,
             others_own_pod_spec: others && self.git.is_some(),
             own_update_entry: false,
             own_fields: self.live.as_ref().and_then(|live| live.own_fields.clone()),
@@ -722,7 +731,7 @@ fn a_release_whose_config_is_gone_is_no_target() {
         .iter_mut()
         .find(|release| release.images().values().any(|i| *i == pin(1)))
         .unwrap();
-    release.template.as_mut().unwrap()["spec"]["containers"][0]["envFrom"] = named;
+    Arc::make_mut(release.template.as_mut().unwrap())["spec"]["containers"][0]["envFrom"] = named;
     sim.missing = [("Secret", "token".to_owned())].into();
     sim.revoke(2);
     assert_eq!((sim.settle().state, sim.runs()), (State::NoSafeRelease, pin(2)));

@@ -90,9 +90,13 @@ fn against(
         .collect();
     let mut add = |message| found.push(Against { container: id.clone(), message, snippet: None });
     if history.hold.is_some() && judged.permitted() {
-        // Whatever became of the policies: a hold never ends on a revoked image.
-        if let Some(why) = revoked(world, history, id, &judged.image()) {
-            add(format!("{} is revoked: {why}", judged.image()));
+        // Whatever became of the policies: a hold never ends on a revoked image, whatever it is called.
+        let image = match world.judge.stands_for(&judged.reference) {
+            Some(image) if judged.pinned.is_none() => image.to_string(),
+            Some(_) | None => judged.image(),
+        };
+        if let Some(why) = revoked(world, history, id, &image) {
+            add(format!("{image} is revoked: {why}"));
         } else if still_rejected(world, history, id, judged) {
             add(format!("{} is what was rejected", judged.reference));
         }

@@ -20,6 +20,8 @@ struct Story {
 struct Step {
     /// The n-th image is approved, as tag `1.n`.
     approve: Option<u8>,
+    /// `[n, m]`: the n-th image is approved as tag `1.m`, too.
+    alias: Option<(u8, u8)>,
     /// Its approval goes.
     withdraw: Option<u8>,
     /// It is revoked.
@@ -36,6 +38,8 @@ struct Step {
     away: Option<bool>,
     /// The live object is deleted.
     delete: Option<bool>,
+    /// Git asks for so many replicas.
+    scale: Option<i64>,
     /// Seconds go by.
     wait: Option<i64>,
     expect: Option<Expected>,
@@ -58,6 +62,8 @@ struct Expected {
     writes: usize,
     #[serde(default)]
     says: Vec<String>,
+    /// How the last rollback went.
+    rollback: Option<String>,
 }
 
 fn play(story: &Story) {
@@ -73,15 +79,35 @@ fn play(story: &Story) {
         for words in &expected.says {
             assert!(plan.message.contains(words), "{at}: {words:?} is not in {:?}", plan.message);
         }
+        if let Some(outcome) = &expected.rollback {
+            let last = sim.history.rollbacks.last().map(|rollback| format!("{:?}", rollback.outcome));
+            assert_eq!(last.as_ref(), Some(outcome), "{at}");
+        }
         sim.writes.clear();
     }
 }
 
 fn happen(sim: &mut Sim, step: &Step) {
-    let Step { approve, withdraw, revoke, forget, git, somebody, policy, away, delete, wait, expect: _ } =
-        step;
+    let Step {
+        approve,
+        alias,
+        withdraw,
+        revoke,
+        forget,
+        git,
+        somebody,
+        policy,
+        away,
+        delete,
+        scale,
+        wait,
+        expect: _,
+    } = step;
     if let Some(n) = approve {
         sim.approve(*n);
+    }
+    if let Some((n, m)) = alias {
+        sim.ledger.insert(record(&format!("alias{m}"), *n, &format!("1.{m}")));
     }
     if let Some(n) = withdraw {
         sim.ledger.remove(&record(&format!("r{n}"), *n, "x").key);
@@ -112,6 +138,9 @@ fn happen(sim: &mut Sim, step: &Step) {
     }
     if delete.is_some() {
         sim.live = None;
+    }
+    if let Some(replicas) = scale {
+        sim.scale(*replicas);
     }
     sim.clock += wait.unwrap_or(0);
 }
