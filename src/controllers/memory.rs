@@ -116,6 +116,8 @@ pub struct State {
     pub paused: Option<String>,
     /// What the sources say, by workload.
     pub desired: BTreeMap<WorkloadId, Desired>,
+    /// Workloads that a sync is about to ask something else of, and until when their looks wait for it.
+    pub expected: BTreeMap<WorkloadId, tokio::time::Instant>,
     /// What each source applied.
     pub inventories: BTreeMap<Key, Inventory>,
     /// The live workloads.

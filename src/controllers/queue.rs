@@ -131,6 +131,12 @@ fn backoff(failures: u32, jitter: u8) -> Duration {
     whole.mul_f64(1.0 - 0.2 * f64::from(jitter) / 255.0)
 }
 
+/// How long after its last look a thing is looked at although nothing happened: ten to twelve minutes, so that not all are at
+/// once.
+pub fn resync<T: Debug>(id: &T) -> Duration {
+    Duration::from_mins(10) + Duration::from_secs(2).mul_f64(60.0 * f64::from(jitter(id)) / 255.0)
+}
+
 fn jitter<T: Debug>(id: &T) -> u8 {
     format!("{id:?}").bytes().fold(0u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))
 }

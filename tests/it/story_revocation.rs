@@ -142,3 +142,48 @@ async fn a_revocation_takes_every_workload_back_to_its_own_last_good_release_wit
     })
     .await;
 }
+
+/// If this fails a commit that revokes an image and names its successor, as most fixes do, restarts everything twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_revokes_an_image_and_names_its_successor_moves_a_workload_once() {
+    let plane = shared_plane().await;
+    let scene = Scene::new("successor").await;
+    let names = ["fixed", "left", "hasty"];
+    let run = |name: &str, release: u8| {
+        scene.write(&format!("{name}.yaml"), &scene.workload("Deployment", name, &scene.tag(release)));
+    };
+    scene.file_approvals(0..2);
+    for release in [0, 1] {
+        for name in names {
+            run(name, release);
+        }
+        scene.push(&format!("run 1.{release}")).await;
+        for name in names {
+            scene.proven_at("Deployment", name, &scene.pin(release)).await;
+        }
+    }
+    let written = |name: &str| image_writes(&writes(plane, "deployments", &scene.namespace), name);
+    eventually("the audit log has both releases of all", SOON, async || {
+        ensure!(names.iter().all(|name| written(name).len() == 2), "{:?}", names.map(written));
+        Ok(())
+    })
+    .await;
+    // One has an approved successor, one has none, one an image that nobody approved.
+    scene.file_revocation(1, "CVE-2026-0001");
+    scene.file_approvals(2..3);
+    run("fixed", 2);
+    run("hasty", 3);
+    scene.push("revoke 1.1, run 1.2 instead").await;
+    let ends = [("fixed", 2), ("left", 0), ("hasty", 0)];
+    for (name, release) in ends {
+        scene.proven_at("Deployment", name, &scene.pin(release)).await;
+    }
+    for (name, release) in ends {
+        eventually("the audit log has the last write", SOON, async || {
+            ensure!(written(name).len() > 2, "{name}");
+            Ok(())
+        })
+        .await;
+        assert_eq!(written(name)[2..], [[scene.pin(release)]], "{name}");
+    }
+}

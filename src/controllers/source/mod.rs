@@ -6,6 +6,7 @@ mod effect;
 pub mod inventory;
 mod publish;
 mod status;
+mod successor;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -305,21 +306,40 @@ async fn apply_all(
         stages.entry(Stage::of(item)).or_default().push(item);
     }
     let mut problems = content.problems.clone();
+    let workloads = stages.remove(&Stage::Workloads).unwrap_or_default();
+    let at = |stage: Stage| stages.get(&stage).map(Vec::as_slice).unwrap_or_default();
+    let revoked = successor::newly_revoked(ctx, at(Stage::Revocations));
+    let moving = successor::moving(ctx, &workloads, &revoked);
+    let order = if moving.is_empty() {
+        [Stage::Ground, Stage::Revocations, Stage::Rules, Stage::Rest]
+    } else {
+        // Whether a successor is permitted shows once its approval is there.
+        [Stage::Ground, Stage::Rules, Stage::Revocations, Stage::Rest]
+    };
     let mut written = 0;
-    for stage in [Stage::Ground, Stage::Revocations, Stage::Rules, Stage::Rest] {
-        let items = stages.get(&stage).map(Vec::as_slice).unwrap_or_default();
-        let outcome = apply::apply(&ctx.cluster, key, items, &kept.memo).await.map_err(Error::Cluster)?;
-        written += outcome.written;
-        problems.extend(outcome.problems);
-        match stage {
-            Stage::Ground => established(ctx, &outcome.stored).await?,
-            Stage::Revocations | Stage::Rules => catch_up(ctx, &outcome.stored).await?,
-            Stage::Rest | Stage::Workloads => {}
+    let mut failed = None;
+    let mut expected = None;
+    // Whatever else of a commit fails, its revocations count.
+    for stage in order.into_iter() {
+        if stage == Stage::Revocations {
+            expected = Some(successor::expect(ctx, &moving, &revoked));
+        } else if failed.is_some() {
+            continue;
+        }
+        match apply_stage(ctx, key, stage, at(stage), &kept.memo).await {
+            Ok(outcome) => {
+                written += outcome.written;
+                problems.extend(outcome.problems);
+            }
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    let workloads = stages.remove(&Stage::Workloads).unwrap_or_default();
+    if let Some(error) = failed {
+        return Err(error);
+    }
     let (published, misplaced) =
         publish(read, key, &workloads, head, content.partial).await.map_err(Error::Git)?;
+    drop(expected);
     problems.extend(misplaced);
     problems.extend(failing(ctx, &workloads));
     let gone: BTreeSet<ObjectId> =
@@ -337,6 +357,23 @@ async fn apply_all(
     keep_inventory(ctx, key, wanted.union(&left).cloned().collect()).await?;
     let objects = content.items.len() - workloads.len();
     Ok(Verdict::applied(head, objects, published, content.skipped, problems, written > 0))
+}
+
+/// Applies one stage, and waits until it has taken effect.
+async fn apply_stage(
+    ctx: &Ctx,
+    key: &Key,
+    stage: Stage,
+    items: &[&Item],
+    memo: &Memo,
+) -> Result<apply::Outcome, Error> {
+    let outcome = apply::apply(&ctx.cluster, key, items, memo).await.map_err(Error::Cluster)?;
+    match stage {
+        Stage::Ground => established(ctx, &outcome.stored).await?,
+        Stage::Revocations | Stage::Rules => catch_up(ctx, &outcome.stored).await?,
+        Stage::Rest | Stage::Workloads => {}
+    }
+    Ok(outcome)
 }
 
 /// What goes wrong with workloads of a source.
