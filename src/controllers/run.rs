@@ -3,10 +3,7 @@
 use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kube::{
-    Api, Client, ResourceExt,
-    core::{DeserializeGuard, DynamicObject},
-};
+use kube::{Api, Client, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +17,11 @@ use super::{
     source::{content::workload_id, inventory},
     trail::{self, Trail},
     watch::{Seen, watch},
-    workload::{self, keep_live},
+    workload::{self, News, keep_live},
 };
 use crate::{
     adapters::{
-        cluster::{self, Cluster, api_resource, live},
+        cluster::{self, Cluster, Raw, api_resource, live},
         git::Mirrors,
     },
     api::{
@@ -65,6 +62,8 @@ pub enum StartError {
     BrokenInventories(Vec<String>),
 }
 
+/// How long a look waits that could not change anything but what is recorded, while actions are under way.
+const AFTER_ACTIONS: Duration = Duration::from_secs(1);
 /// How many sources are synced at once.
 const SOURCES: usize = 4;
 
@@ -146,7 +145,7 @@ pub async fn run(
 fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
     let client = ctx.cluster.client();
     for kind in KINDS {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &api_resource(kind));
+        let api: Api<Raw> = Api::all_with(client.clone(), &api_resource(kind));
         let (at, part) = (Arc::clone(ctx), ctx.readiness.part(kind.plural));
         tasks.spawn(watch(api, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
     }
@@ -216,7 +215,7 @@ fn note_validity(memory: &mut State, kind: &'static str, key: &Key, invalid: Opt
     }
 }
 
-fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<DynamicObject>) {
+fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
     let id = match seen {
         Seen::Gone((namespace, name)) => {
             let id = WorkloadId { kind, namespace, name };
@@ -228,10 +227,14 @@ fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<DynamicObject>) {
             id
         }
         Seen::There(object) => {
-            let Ok(value) = serde_json::to_value(&object) else { return };
-            let Some(seen) = live(kind, value) else { return };
+            let Some(seen) = live(kind, object.into_value()) else { return };
             let id = seen.id.clone();
-            keep_live(&mut ctx.memory.write(), seen.id, seen.live);
+            let news = keep_live(&mut ctx.memory.write(), seen.id, seen.live);
+            if news == News::Status && !ctx.trail.is_calm() {
+                // Actions come first: what only tells how far a rollout is can wait until they are done.
+                ctx.workloads.after(id, AFTER_ACTIONS);
+                return;
+            }
             id
         }
     };

@@ -23,7 +23,7 @@ use crate::{
     domain::{
         drift::Applied,
         inventory::ObjectId,
-        plan::{Action, Change, Plan, State as Found, Step, Wanted, World, plan},
+        plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan},
         policy::Judge,
         release::{History, Outcome, RollbackOutcome},
         rollout::Rollout,
@@ -82,6 +82,11 @@ fn note_problem(ctx: &Ctx, id: &WorkloadId, problem: Option<String>) {
 }
 
 async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
+    let expected = ctx.memory.read().expected.get(id).copied();
+    let wait = expected.map(|until| until.saturating_duration_since(tokio::time::Instant::now()));
+    if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+        return Ok(Next::After(wait));
+    }
     let now = now();
     let unreadable = ("ReleaseHistory", (ctx.root.clone(), trail::history_name(id)));
     if ctx.memory.read().invalid.contains_key(&unreadable) {
@@ -252,20 +257,40 @@ fn applied(ctx: &Ctx, id: &WorkloadId, action: &Action, stored: Value) -> Option
     };
     let seen = live(id.kind, stored)?;
     let uid = seen.live.uid.clone();
-    keep_live(&mut ctx.memory.write(), seen.id, crate::domain::plan::Live { applied: memory, ..seen.live });
+    keep_live(&mut ctx.memory.write(), seen.id, Live { applied: memory, ..seen.live });
     Some(uid)
 }
 
+/// What is new of a live object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum News {
+    /// Its status at most: nothing that somebody asked for.
+    Status,
+    /// Anything else, or it was not known.
+    More,
+}
+
 /// Keeps a live object, unless a newer one of it is known.
-pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: crate::domain::plan::Live) {
-    let version = |live: &crate::domain::plan::Live| live.resource_version.parse::<u64>().unwrap_or(0);
+pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: Live) -> News {
+    let version = |live: &Live| live.resource_version.parse::<u64>().unwrap_or(0);
+    let mut news = News::More;
     if let Some(known) = memory.live.get(&id).filter(|known| known.uid == live.uid) {
         if version(known) > version(&live) {
-            return;
+            return News::Status;
+        }
+        fn asked(live: &Live) -> [&Value; 3] {
+            ["generation", "labels", "annotations"].map(|field| &live.object["metadata"][field])
+        }
+        let same_owners = known.others_own_pod_spec == live.others_own_pod_spec
+            && known.own_update_entry == live.own_update_entry
+            && known.deleting == live.deleting;
+        if same_owners && asked(known) == asked(&live) {
+            news = News::Status;
         }
         live.applied = live.applied.or_else(|| known.applied.clone());
     }
     memory.live.insert(id, live);
+    news
 }
 
 fn history(memory: &State, id: &WorkloadId) -> History {
@@ -327,7 +352,7 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, S
             })
         };
         let near = [tracked.history.present(), tracked.history.held()].into_iter().flatten().any(revoked);
-        let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_ref());
+        let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
         if near { templates.flat_map(named_config).collect() } else { BTreeSet::new() }
     };
     let mut missing = BTreeSet::new();
@@ -370,8 +395,10 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
     // A ConfigMap or Secret that a good release names may come back, and nothing tells.
     let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));
     let polled = proving.then_some(Duration::from_secs(15));
-    match [again, polled, stuck].into_iter().flatten().min() {
-        Some(delay) => Next::After(delay.min(Duration::from_hours(1))),
+    // What a watch lost without a word is found by a look that nothing asked for.
+    let resync = ctx.memory.read().findings.contains_key(id).then(|| super::queue::resync(id));
+    match [again, polled, stuck, resync].into_iter().flatten().min() {
+        Some(delay) => Next::After(delay),
         None => Next::Wait,
     }
 }

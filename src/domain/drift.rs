@@ -25,11 +25,33 @@ impl Applied {
 /// Whether everything that `desired` says stands in `live`, and nothing else that we put there: `owned` are the fields of
 /// our own apply, as the managed fields of `live` say them.
 pub fn in_step(desired: &Value, live: &Value, applied: Option<&Applied>, owned: Option<&Value>) -> bool {
-    let projection = project(desired, live);
-    match applied.filter(|applied| applied.desired == hash(desired)) {
-        // Just this was applied: whatever else the managed fields say, another apply would not change it.
-        Some(applied) => projection == *desired || applied.projection == hash(&projection),
-        None => projection == *desired && owned.is_none_or(|owned| says_all(desired, live, owned)),
+    let agrees = agrees(desired, live);
+    if agrees && owned.is_none_or(|owned| says_all(desired, live, owned)) {
+        return true;
+    }
+    // If just this was applied, then whatever else the managed fields say, another apply would not change it.
+    applied
+        .filter(|applied| applied.desired == hash(desired))
+        .is_some_and(|applied| agrees || applied.projection == hash(&project(desired, live)))
+}
+
+/// Whether the values of `live` at the paths that `desired` names are those of `desired`: whether its projection is.
+fn agrees(desired: &Value, live: &Value) -> bool {
+    match (desired, live) {
+        (Value::Object(desired), Value::Object(live)) => desired
+            .iter()
+            .all(|(key, value)| live.get(key).map_or(value.is_null(), |live| agrees(value, live))),
+        (Value::Array(wanted), Value::Array(found)) => match merge_key(wanted) {
+            Some(key) => wanted.iter().all(|entry| {
+                let same = found.iter().find(|live| live.get(key) == entry.get(key));
+                same.is_some_and(|live| agrees(entry, live))
+            }),
+            None => {
+                wanted.len() == found.len()
+                    && wanted.iter().zip(found).all(|(wanted, found)| agrees(wanted, found))
+            }
+        },
+        (desired, live) => desired == live,
     }
 }
 
@@ -107,9 +129,32 @@ fn hash(value: &Value) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf =
+            prop_oneof![Just(Value::Null), Just(json!(1)), Just(json!("x")), Just(json!({"name": "a"}))];
+        leaf.prop_recursive(3, 20, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+                proptest::collection::btree_map("name|port|b", inner, 0..3)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// The quick look at most objects must not see another drift than the thorough one.
+        #[test]
+        fn to_agree_is_to_have_the_same_projection(desired in value(), other in value()) {
+            for live in [&other, &desired] {
+                prop_assert_eq!(agrees(&desired, live), project(&desired, live) == desired);
+            }
+        }
+    }
 
     #[test]
     fn defaults_and_entries_of_others_are_no_drift_but_changes_are() {

@@ -265,6 +265,49 @@ async fn an_unusable_cache_is_said_and_rollbacks_go_on() {
     scene.held_at("Deployment", "cart", &scene.pin(0)).await;
 }
 
+/// If this fails, one source that fills the volume takes the operator, the other sources or the rollbacks down with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_volume_is_said_and_everything_else_goes_on() {
+    let rough = rough().await;
+    let (large, small) = (Scene::on(rough.plane, "large").await, Scene::on(rough.plane, "small").await);
+    large.approve(&[0, 1]).await;
+    large.ran("cart", &[0, 1]).await;
+    rough.operator.kill();
+    let cache = rough.plane.directory().join("cache");
+    fs::remove_dir_all(&cache).unwrap();
+    rough.operator.spawn_on_small_volume();
+    rough.operator.ready().await;
+
+    // Nothing that could be compressed.
+    let mut state = 1u64;
+    let noise: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()
+    })
+    .flatten()
+    .take(12 << 20)
+    .collect();
+    large.repo.write_bytes("picture.bin", &noise);
+    large.repo.commit("a large file");
+    large.poke().await;
+    let (reason, message) = large.source_is_not_ready().await;
+    assert_eq!(reason, "StorageFailed", "{message}");
+    assert!(message.contains("No space left") || message.contains("File too large"), "{message}");
+
+    small.write("a.yaml", &small.config("a"));
+    small.push("beside it").await;
+    small.synced().await;
+    assert!(small.has_config("a").await, "the space that was tried is free again");
+    large.revoke_by_hand(1).await;
+    large.held_at("Deployment", "cart", &large.pin(0)).await;
+
+    rough.operator.kill();
+    rough.operator.restart().await;
+    large.poke().await;
+    large.synced().await;
+    large.held_at("Deployment", "cart", &large.pin(0)).await;
+}
+
 /// If this fails, whoever may delete histories may end holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_history_is_written_again_with_its_hold() {

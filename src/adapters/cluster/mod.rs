@@ -5,6 +5,7 @@
 
 mod act;
 mod live;
+mod raw;
 mod resources;
 
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
@@ -20,6 +21,7 @@ use serde_json::{Value, json};
 
 pub use act::Done;
 pub use live::{Seen, live};
+pub use raw::Raw;
 pub use resources::Resource;
 
 use crate::{

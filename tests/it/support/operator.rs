@@ -17,6 +17,7 @@ pub struct Operator<'a> {
 }
 
 const NAME: &str = "countersign";
+const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 
 /// Installs the definitions and makes the root namespace.
 pub async fn install(plane: &ControlPlane) {
@@ -61,9 +62,36 @@ impl<'a> Operator<'a> {
 
     /// Starts it (again), with the same cache.
     pub fn spawn(&self) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_countersign"));
+        let mut command = Command::new(BINARY);
+        command.arg("run");
+        self.spawn_as(command);
+    }
+
+    /// Starts it with a volume for its cache that holds 8 MiB. Where this user may mount one it is a real file system of that
+    /// size, elsewhere no file may grow beyond it; a full volume is met in both.
+    pub fn spawn_on_small_volume(&self) {
+        let cache = self.plane.directory().join("cache");
+        std::fs::create_dir_all(&cache).unwrap();
+        let unshare = ["--map-root-user", "--mount", "sh", "-c"];
+        let mount = "mount -t tmpfs -o size=8m none \"$0\"";
+        let probe = Command::new("unshare").args(unshare).arg(mount).arg(&cache).output();
+        let mut command = if probe.is_ok_and(|probe| probe.status.success()) {
+            let mut command = Command::new("unshare");
+            command.args(unshare).arg(format!("{mount} && exec \"$1\" run"));
+            command
+        } else {
+            eprintln!("no file system can be mounted here: the size of files is limited instead");
+            let mut command = Command::new("sh");
+            // In units of 512 bytes.
+            command.arg("-c").arg("trap '' XFSZ; ulimit -f 16384; exec \"$1\" run");
+            command
+        };
+        command.arg(&cache).arg(BINARY);
+        self.spawn_as(command);
+    }
+
+    fn spawn_as(&self, mut command: Command) {
         command
-            .arg("run")
             .env("KUBECONFIG", self.plane.kubeconfig_path())
             .env("COUNTERSIGN_ROOT_NAMESPACE", ROOT)
             .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))

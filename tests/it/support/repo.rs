@@ -42,6 +42,10 @@ impl Repo {
     }
 
     pub fn write(&self, path: &str, content: &str) -> &Self {
+        self.write_bytes(path, content.as_bytes())
+    }
+
+    pub fn write_bytes(&self, path: &str, content: &[u8]) -> &Self {
         let path = self.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
