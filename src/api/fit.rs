@@ -20,13 +20,21 @@ where
     K: Resource<DynamicType = ()> + HasStatus,
     K::Status: Serialize + DeserializeOwned,
 {
-    let kind = K::kind(&());
-    let fitted = status_schema(&kind).and_then(|schema| {
-        let mut value = serde_json::to_value(&status).ok()?;
-        fit(schema, &mut value);
-        serde_json::from_value(value).ok()
-    });
+    let fitted = serde_json::from_value(fitted_status::<K>(&status));
     fitted.unwrap_or(status)
+}
+
+/// The same, as it is sent.
+pub fn fitted_status<K>(status: &K::Status) -> Value
+where
+    K: Resource<DynamicType = ()> + HasStatus,
+    K::Status: Serialize,
+{
+    let mut value = serde_json::to_value(status).unwrap_or_default();
+    if let Some(schema) = status_schema(&K::kind(&())) {
+        fit(schema, &mut value);
+    }
+    value
 }
 
 fn fit(schema: &Value, value: &mut Value) {

@@ -23,7 +23,7 @@ use serde_json::Value;
 use crate::domain::manifest::{self, WriteError};
 
 pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
-pub use fit::fit_status;
+pub use fit::{fit_status, fitted_status};
 pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};

@@ -29,7 +29,7 @@ use crate::{
         ReleaseHistory, ReleaseHistoryStatus,
         condition::to_api,
         convert::cut,
-        fit_status,
+        fitted_status,
         release_history::{ReleaseHistorySpec, WorkloadRef},
     },
     domain::{
@@ -210,7 +210,7 @@ async fn write(
     status.observed_generation = Some(1);
     status.last_handled_reconcile_at.clone_from(&tracked.requested);
     status.conditions = merged.conditions.iter().map(to_api).collect();
-    let status = fit_status::<ReleaseHistory>(status);
+    let status = fitted_status::<ReleaseHistory>(&status);
     ctx.cluster.report::<ReleaseHistory, _>(&ctx.root, &name, &status).await?;
     Ok(merged.conditions)
 }

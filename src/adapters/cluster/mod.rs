@@ -204,10 +204,20 @@ impl Cluster {
         K: kube::Resource<DynamicType = ()>,
         S: Serialize + Debug,
     {
-        let body = json!({
-            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
-            "metadata": {"name": name, "namespace": namespace}, "status": status,
-        });
+        #[derive(Debug, Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Body<'a, S> {
+            api_version: &'a str,
+            kind: &'a str,
+            metadata: Value,
+            status: &'a S,
+        }
+        let body = Body {
+            api_version: &K::api_version(&()),
+            kind: &K::kind(&()),
+            metadata: json!({"name": name, "namespace": namespace}),
+            status,
+        };
         let request = Request::new(K::url_path(&(), Some(namespace)));
         let params = PatchParams::apply(MANAGER).force();
         let object = format!("the status of {} {namespace}/{name}", K::kind(&()));
