@@ -7,6 +7,9 @@ use std::{
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let Err(error) = countersign::cli::run(countersign::cli::Cli::parse()) else { return ExitCode::SUCCESS };
     // Whoever reads our output, such as head, has had enough.

@@ -292,6 +292,12 @@ fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
             touched.extend(memory.ledger.remove(&record_key(&key)));
         }
         Seen::There(Own { key, object }) => {
+            if object
+                .as_ref()
+                .is_ok_and(|object| is_older(object, memory.approvals.get(&key).map(AsRef::as_ref)))
+            {
+                return;
+            }
             let record = match &object {
                 Ok(object) => object.record(&ctx.root).map_err(|error| error.to_string()),
                 Err(why) => Err(why.clone()),
@@ -415,6 +421,13 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             }
         }
     }
+}
+
+/// Whether an object is an earlier version of a known one: from an API server that is behind.
+fn is_older(object: &ApprovedImage, known: Option<&ApprovedImage>) -> bool {
+    let version =
+        |object: &ApprovedImage| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    known.is_some_and(|known| known.uid() == object.uid() && version(object) < version(known))
 }
 
 fn record_key(key: &Key) -> RecordKey {

@@ -49,6 +49,8 @@ where
             Some(Ok(Event::Init)) => listed.clear(),
             Some(Ok(Event::InitApply(object))) => {
                 listed.insert(key(&object));
+                // A list that breaks off was seen all the same: what is not in the next one is gone.
+                known.insert(key(&object));
                 see(Seen::There(object));
             }
             Some(Ok(Event::InitDone)) => {

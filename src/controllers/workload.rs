@@ -22,12 +22,13 @@ use crate::{
     adapters::cluster::{Done, Error, id_of, live},
     domain::{
         drift::Applied,
+        image::{Digest, ImageRef, same_reference},
         inventory::ObjectId,
         plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan},
         policy::Judge,
         release::{History, Outcome, RollbackOutcome},
         rollout::Rollout,
-        workload::{Images, Progress, WorkloadId, images, named_config},
+        workload::{ContainerId, Images, Progress, WorkloadId, images, named_config},
     },
     telemetry::metrics::{Action as ActionLabel, ActionOutcome, Controller, RollbackStage, Stage},
 };
@@ -122,10 +123,10 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     let outcome = ctx.cluster.act(id, action).await;
     drop(acting);
     match outcome {
-        Ok(Done::Applied(stored)) => {
+        Ok(done @ (Done::Applied(_) | Done::Instead(_))) => {
             ctx.metrics.action(label(action.step), ActionOutcome::Done);
             tracing::info!(workload = %id, action = ?action.step, message = %plan.message, "changed");
-            let uid = applied(ctx, id, action, *stored);
+            let uid = applied(ctx, id, action, done);
             remember(ctx, id, &plan, uid.as_deref());
             announce(ctx, id, action.step, &plan, uid.as_deref());
             tell(ctx, id, &before, &plan);
@@ -134,13 +135,34 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         Ok(Done::Stale) => {
             ctx.metrics.action(label(action.step), ActionOutcome::Stale);
             tracing::debug!(workload = %id, action = ?action.step, "the world moved on; planned again");
-            Ok(Next::After(Duration::from_millis(200)))
+            // The watch may be late, or may have lost it.
+            look_again(ctx, id).await.map_err(|error| (Stage::Observe, error))?;
+            Ok(Next::After(Duration::from_millis(100)))
         }
         Err(error) => {
             ctx.metrics.action(label(action.step), ActionOutcome::Failed);
             Err((Stage::Act, error))
         }
     }
+}
+
+/// Reads the live object anew.
+async fn look_again(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
+    let object = ObjectId {
+        api_version: id.kind.api_version(),
+        kind: id.kind.kind.to_owned(),
+        namespace: id.namespace.clone(),
+        name: id.name.clone(),
+    };
+    match ctx.cluster.get(&object).await?.and_then(|found| live(id.kind, found)) {
+        Some(seen) => {
+            keep_live(&mut ctx.memory.write(), seen.id, seen.live);
+        }
+        None => {
+            ctx.memory.write().live.remove(id);
+        }
+    }
+    Ok(())
 }
 
 /// Makes the plan from what is known now, and keeps what it found.
@@ -165,6 +187,7 @@ fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>
             earlier: desired.map_or(&[], |desired| desired.earlier.as_slice()),
             healthy_since: memory.healthy.get(id).map(|(_, _, since)| *since),
             paused: memory.paused.as_deref(),
+            unreadable_records: memory.invalid.keys().any(|(kind, _)| *kind == "ApprovedImage"),
         };
         let plan = plan(&world);
         let finding = find(&world, &plan);
@@ -229,15 +252,24 @@ fn find(world: &World<'_>, plan: &Plan) -> Finding {
             (policy.key.clone(), against.collect::<Vec<_>>())
         })
         .collect();
-    let runs = history.present().map(super::super::domain::release::Release::images).unwrap_or(live);
     Finding {
         said: said(plan),
-        runs: named(runs.values().map(String::as_str)).1,
+        runs: runs(&live, world.history),
         repositories,
         digests,
         by_policy,
         problem: None,
     }
+}
+
+/// The digests that run: of a tag what it was let in as.
+fn runs(live: &Images, history: &History) -> BTreeSet<Digest> {
+    let digest = |(place, text): (&ContainerId, &String)| {
+        let named = text.parse::<ImageRef>().ok()?.digest;
+        let own = || history.present()?.images.get(place).filter(|own| same_reference(&own.wanted, text));
+        named.or_else(|| own()?.digest())
+    };
+    live.iter().filter_map(digest).collect()
 }
 
 fn said(plan: &Plan) -> Said {
@@ -250,10 +282,15 @@ fn said(plan: &Plan) -> Said {
 }
 
 /// Keeps the object that an action left; answers with its UID.
-fn applied(ctx: &Ctx, id: &WorkloadId, action: &Action, stored: Value) -> Option<String> {
-    let memory = match &action.change {
-        Change::Apply { object, .. } => Some(Applied::new(object, &stored)),
-        Change::Images(_) | Change::Template(_) | Change::DropEntry => None,
+fn applied(ctx: &Ctx, id: &WorkloadId, action: &Action, done: Done) -> Option<String> {
+    let (stored, memory) = match (done, &action.change) {
+        (Done::Applied(stored), Change::Apply { object, .. }) => {
+            let memory = Applied::new(object, &stored);
+            (*stored, Some(memory))
+        }
+        (Done::Applied(stored), Change::Images(_) | Change::Template(_) | Change::DropEntry)
+        | (Done::Instead(stored), _) => (*stored, None),
+        (Done::Stale, _) => return None,
     };
     let seen = live(id.kind, stored)?;
     let uid = seen.live.uid.clone();
@@ -378,6 +415,10 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, S
 }
 
 fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
+    if nothing_is_left(&ctx.memory.read(), id, plan) {
+        forget(ctx, id);
+        return Next::Wait;
+    }
     let gone = plan.history.as_ref().and_then(|history| history.gone_since);
     if let Some(gone) = gone.filter(|_| !ctx.memory.read().desired.contains_key(id)) {
         let end = gone.checked_add(KEPT).unwrap_or(Timestamp::MAX);
@@ -395,12 +436,19 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
     // A ConfigMap or Secret that a good release names may come back, and nothing tells.
     let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));
     let polled = proving.then_some(Duration::from_secs(15));
-    // What a watch lost without a word is found by a look that nothing asked for.
+    // A look that nothing asked for: whatever should have asked for one may have been lost.
     let resync = ctx.memory.read().findings.contains_key(id).then(|| super::queue::resync(id));
     match [again, polled, stuck, resync].into_iter().flatten().min() {
         Some(delay) => Next::After(delay),
         None => Next::Wait,
     }
+}
+
+/// A workload that was wanted once and never created: its history says nothing.
+fn nothing_is_left(memory: &State, id: &WorkloadId, plan: &Plan) -> bool {
+    let known = memory.live.contains_key(id) || memory.desired.contains_key(id);
+    let says = plan.history.as_ref().is_some_and(|history| *history != History::default());
+    !known && !says && memory.histories.contains_key(id)
 }
 
 /// The history of a workload that is long gone goes.

@@ -293,6 +293,19 @@ impl History {
         }
     }
 
+    /// Makes a release the present one that a hold keeps. Where it is what a rollback went to, with something else changed in
+    /// it meanwhile, the rollback went to it.
+    pub fn hold_with(&mut self, release: Release, now: Timestamp) {
+        let (before, id) = (self.present.clone(), release.id.clone());
+        if let Some(hold) = &mut self.hold {
+            hold.target.clone_from(&id);
+        }
+        self.set_present(release, now);
+        if let Some(last) = self.rollbacks.last_mut().filter(|last| Some(&last.to) == before.as_ref()) {
+            last.to = id;
+        }
+    }
+
     /// The last rollback, to the present release, has nothing left to do.
     pub fn end_rollback(&mut self) {
         if self.rollback_under_way()

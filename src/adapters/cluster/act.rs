@@ -15,6 +15,8 @@ use crate::domain::{
 pub enum Done {
     /// It is done; the object as stored.
     Applied(Box<Value>),
+    /// The API server refused it, and what the action says to do instead is done; the object as stored.
+    Instead(Box<Value>),
     /// The world moved on since the plan was made, and nothing was written.
     Stale,
 }
@@ -33,22 +35,35 @@ impl Cluster {
     /// # Errors
     /// What the API server refuses for another reason, and what does not reach it.
     pub async fn act(&self, id: &WorkloadId, action: &Action) -> Result<Done, Error> {
+        let done = self.change(id, &action.change, action.expect.as_ref()).await;
+        match (done, &action.instead) {
+            (Err(error), Some(instead)) if matches!(error.code(), Some(400 | 403 | 422)) => {
+                tracing::warn!(workload = %id, error = %error.explain(), "refused as a whole; its pod template alone is put back");
+                Ok(match self.change(id, instead, action.expect.as_ref()).await? {
+                    Done::Applied(stored) => Done::Instead(stored),
+                    done @ (Done::Instead(_) | Done::Stale) => done,
+                })
+            }
+            (done, _) => done,
+        }
+    }
+
+    async fn change(&self, id: &WorkloadId, change: &Change, expect: Option<&Expect>) -> Result<Done, Error> {
         let object = ObjectId {
             api_version: id.kind.api_version(),
             kind: id.kind.kind.to_owned(),
             namespace: id.namespace.clone(),
             name: id.name.clone(),
         };
-        let answer = match (&action.change, &action.expect) {
+        let answer = match (change, expect) {
             (Change::Apply { object: desired, take_over: false }, expect) => {
-                self.apply(&expecting(desired, expect.as_ref()), MANAGER).await
+                self.apply(&expecting(desired, expect), MANAGER).await
             }
             (Change::Apply { object: desired, take_over: true }, expect) => {
-                let Some(version) = self.take_over(id, &object, expect.as_ref()).await? else {
+                let Some(version) = self.take_over(id, &object, expect).await? else {
                     return Ok(Done::Stale);
                 };
-                let expect =
-                    expect.as_ref().map(|expect| Expect { resource_version: version, ..expect.clone() });
+                let expect = expect.map(|expect| Expect { resource_version: version, ..expect.clone() });
                 self.apply(&expecting(desired, expect.as_ref()), MANAGER).await
             }
             (Change::Images(changes), Some(expect)) => {
@@ -82,9 +97,7 @@ impl Cluster {
         };
         match answer {
             Ok(object) => Ok(Done::Applied(Box::new(object))),
-            Err(error) if matches!(error.code(), Some(404 | 409)) && action.expect.is_some() => {
-                Ok(Done::Stale)
-            }
+            Err(error) if matches!(error.code(), Some(404 | 409)) && expect.is_some() => Ok(Done::Stale),
             Err(error) => Err(error),
         }
     }

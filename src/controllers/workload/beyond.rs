@@ -8,10 +8,11 @@ use crate::{
     adapters::cluster::Error,
     controllers::Ctx,
     domain::{
+        drift::in_step,
         plan::Live,
         release::Outcome,
         rollout::{Beyond, rollout},
-        workload::{Images, Progress, WorkloadId, images},
+        workload::{Progress, WorkloadId},
     },
 };
 
@@ -54,10 +55,11 @@ fn ran(cron_job: &Value) -> bool {
 async fn job_succeeded(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<bool, Error> {
     let jobs = ctx.cluster.resource("batch/v1", "Job").await?;
     let jobs = ctx.cluster.list(&jobs, &id.namespace, "").await?;
-    let own: Images = id.kind.template_of(&live.object).map(images).unwrap_or_default();
+    let Some(own) = id.kind.template_of(&live.object) else { return Ok(false) };
     Ok(jobs.iter().filter(|job| owned_by(job, &live.uid)).any(|job| {
         let succeeded = job.pointer("/status/succeeded").and_then(Value::as_i64).unwrap_or(0) > 0;
-        succeeded && job.pointer("/spec/template").is_some_and(|template| images(template) == own)
+        // A Job of an earlier template proves nothing of this one.
+        succeeded && job.pointer("/spec/template").is_some_and(|ran| in_step(own, ran, None, None))
     }))
 }
 

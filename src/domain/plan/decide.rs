@@ -29,6 +29,9 @@ pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
     if world.live.is_some_and(|live| live.deleting) {
         return nothing(State::Gone, "it is being deleted".to_owned(), history);
     }
+    if world.live.is_none() && !matches!(world.wanted, Wanted::Git(_)) {
+        return nothing(State::Gone, "it does not exist".to_owned(), history);
+    }
     if let Some(decision) = own_rollback_not_yet_recorded(world, history) {
         return decision;
     }
@@ -41,16 +44,20 @@ pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
     let decision = if let Some(held) = standing_hold(world, history) {
         hold(world, history, held, &against)
     } else if !revoked.is_empty() && (world.live.is_some() || history.hold.is_some()) {
-        back(world, history, &revoked)
+        back(world, history, &revoked, &against)
     } else {
         stay(world, history, &against)
     };
     Decision { missing: against.into_iter().map(|against| against.to_string()).collect(), ..decision }
 }
 
-/// A hold ends when the revocations behind it are forgotten, whatever is wanted now.
+/// A hold ends when the revocations behind it are forgotten, whatever is wanted now. A record that cannot be read is not
+/// forgotten.
 fn without_forgotten(world: &World<'_>, history: &History) -> History {
     let mut history = history.clone();
+    if world.unreadable_records {
+        return history;
+    }
     let revoked = |digest: &Digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some();
     if let Some(hold) = &mut history.hold {
         let before = hold.rejected.len();
@@ -117,16 +124,10 @@ fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against
     let template = template_of(world, held).map(|template| with_images(&template, &images));
     if world.wanted.is_elsewhere() {
         let live = world.live_images().unwrap_or_default();
-        let rejected: BTreeSet<&ContainerId> = against.iter().map(|against| &against.container).collect();
-        let images =
-            images.into_iter().filter(|(id, _)| rejected.contains(id) && live.contains_key(id)).collect();
+        let images = put_back_while_held(world, history, held, &live, against);
         let left = left_revoked(world, history, &live, &images);
+        after.hold_with(amended(world, held, &live, &images), world.now());
         let target = Target { step: Step::Hold, images, template: None };
-        if after.present.as_ref() != Some(&held.id) {
-            let mut ours = held.clone();
-            ours.adopted = false;
-            after.set_present(ours, world.now());
-        }
         let (state, message) = match left {
             Some(why) => {
                 (State::NoSafeRelease, format!("{why}; the held release does not have it; {message}"))
@@ -140,6 +141,51 @@ fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against
     Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
 }
 
+/// Of a workload that git does not own, while a hold stands: what is rejected goes back to the held image, and what else
+/// somebody set and is not permitted goes back, too.
+fn put_back_while_held(
+    world: &World<'_>,
+    history: &History,
+    held: &Release,
+    live: &Images,
+    against: &[Against],
+) -> Images {
+    let kept_out: BTreeSet<&ContainerId> =
+        history.hold.iter().flat_map(|hold| &hold.rejected).map(|rejected| &rejected.container).collect();
+    let named: BTreeSet<&ContainerId> = against.iter().map(|against| &against.container).collect();
+    let mut images = unpermitted_or_revoked(world, live, held);
+    images.extend(
+        held.images()
+            .into_iter()
+            .filter(|(id, _)| kept_out.contains(id) && named.contains(id) && live.contains_key(id)),
+    );
+    images
+}
+
+/// The held release with what somebody else changed in it meanwhile, where that is permitted: it is what runs.
+fn amended(world: &World<'_>, held: &Release, live: &Images, set: &Images) -> Release {
+    let mut runs = live.clone();
+    runs.extend(set.clone());
+    if held.is(&runs) {
+        let mut ours = held.clone();
+        ours.adopted = false;
+        return ours;
+    }
+    let mut images = release_of(world, &runs, None).images;
+    for (id, own) in &mut images {
+        let theirs = held.images.get(id);
+        if let Some(theirs) = theirs.filter(|theirs| is_recorded(theirs, &runs[id])) {
+            own.clone_from(theirs);
+        }
+    }
+    Release::new(images, None, world.now())
+}
+
+/// Whether a text is what a release says of a place: as set, or (a tag where git does not own the workload) as asked for.
+fn is_recorded(own: &ReleaseImage, text: &str) -> bool {
+    same_reference(text, &own.image) || same_reference(text, &own.wanted)
+}
+
 /// What runs revoked all the same: in a container that the held release does not have.
 fn left_revoked(world: &World<'_>, history: &History, live: &Images, set: &Images) -> Option<String> {
     live.iter().filter(|(id, _)| !set.contains_key(*id)).find_map(|(id, text)| {
@@ -148,13 +194,14 @@ fn left_revoked(world: &World<'_>, history: &History, live: &Images, set: &Image
     })
 }
 
-/// Of what somebody set, the images that are revoked or not permitted, with what ours says instead.
-fn unpermitted_or_revoked(world: &World<'_>, live: &Images, ours: &Images) -> Images {
+/// Of what somebody set, the images that are revoked or not permitted, with what ours says instead. What is as it was
+/// recorded was not set by somebody since: that its approval ended moves nothing.
+fn unpermitted_or_revoked(world: &World<'_>, live: &Images, ours: &Release) -> Images {
     live.iter()
         .filter_map(|(id, text)| {
-            let set = ours.get(id).filter(|set| !same_reference(text, set))?;
+            let own = ours.images.get(id).filter(|own| !is_recorded(own, text))?;
             let judged = world.judge.enforced(text);
-            (!judged.permitted()).then(|| (id.clone(), set.clone()))
+            (!judged.permitted()).then(|| (id.clone(), own.image.clone()))
         })
         .collect()
 }
@@ -184,41 +231,57 @@ fn stays_on_revocation(world: &World<'_>, history: &History) -> bool {
 }
 
 /// Rule 3.
-fn back(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> Decision {
+fn back(
+    world: &World<'_>,
+    history: &History,
+    revoked: &[(Rejected, String)],
+    against: &[Against],
+) -> Decision {
     let why = revoked.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
     if stays_on_revocation(world, history) {
         let message = format!("{why}; it keeps running: rollback.onRevocation is None");
         return Decision { target: keep(world, history), ..nothing(State::NoSafeRelease, message, history) };
     }
-    let moving = moving(world, history, revoked);
-    let Some(choice) = choose(world, history, &moving) else {
+    let Moving { must, may } = moving(world, history, revoked);
+    if must.is_empty() && may.is_empty() {
+        // Nothing that runs is revoked any more: somebody moved it, to something that waits for other reasons.
+        return stay(world, history, against);
+    }
+    let all = must.union(&may).cloned().collect();
+    let Some(choice) = choose(world, history, &all).or_else(|| choose(world, history, &must)) else {
         let message = format!("{why}; no release to go back to is permitted now, so it keeps running");
         return Decision { target: keep(world, history), ..nothing(State::NoSafeRelease, message, history) };
     };
     rolled_back(world, history, revoked, &why, choice)
 }
 
-/// The places that a rollback moves where git does not own the workload: what is revoked, and what somebody set since
-/// that is not permitted.
-fn moving(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> BTreeSet<ContainerId> {
+/// The places that a rollback moves.
+struct Moving {
+    /// What runs there is revoked.
+    must: BTreeSet<ContainerId>,
+    /// Somebody set something there since that is not permitted: it goes back, too, where the release has something for it.
+    may: BTreeSet<ContainerId>,
+}
+
+fn moving(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) -> Moving {
     if !world.wanted.is_elsewhere() {
-        return all_of_present(history);
+        return Moving { must: all_of_present(history), may: BTreeSet::new() };
     }
     let live = world.live_images().unwrap_or_default();
-    let present = history.present().map(Release::images).unwrap_or_default();
-    let still = |id: &ContainerId| {
-        let text = live.get(id);
-        let as_recorded = text.is_some_and(|text| {
-            let own = history.present().and_then(|present| present.images.get(id));
-            own.is_some_and(|own| same_reference(text, &own.image) || same_reference(text, &own.wanted))
-        });
-        as_recorded || text.is_some_and(|text| !world.judge.enforced(text).permitted())
+    let Some(present) = history.present() else {
+        return Moving { must: BTreeSet::new(), may: BTreeSet::new() };
     };
-    let changed = live
-        .iter()
-        .filter(|(id, text)| present.get(id) != Some(text) && !world.judge.enforced(text).permitted())
-        .map(|(id, _)| id.clone());
-    revoked.iter().map(|(rejected, _)| rejected.container.clone()).filter(still).chain(changed).collect()
+    let recorded =
+        |id: &ContainerId, text: &str| present.images.get(id).is_some_and(|own| is_recorded(own, text));
+    let unpermitted = |text: &str| !world.judge.enforced(text).permitted();
+    let still = |id: &ContainerId| live.get(id).is_some_and(|text| recorded(id, text) || unpermitted(text));
+    let changed = |(id, text): &(&ContainerId, &String)| {
+        present.images.contains_key(*id) && !recorded(id, text) && unpermitted(text)
+    };
+    Moving {
+        must: revoked.iter().map(|(rejected, _)| rejected.container.clone()).filter(still).collect(),
+        may: live.iter().filter(changed).map(|(id, _)| id.clone()).collect(),
+    }
 }
 
 fn rolled_back(
@@ -295,10 +358,11 @@ fn own_rollback_not_yet_recorded(world: &World<'_>, history: &History) -> Option
     }
     let places = revoked.iter().map(|(rejected, _)| rejected.container.clone()).collect();
     let choice = choose(world, history, &places)?;
-    let mut expected = present.images();
-    expected.extend(choice.images.clone());
-    let same = live.len() == expected.len()
-        && live.iter().all(|(id, text)| expected.get(id).is_some_and(|set| same_reference(text, set)));
+    let same = live.len() == present.images.len()
+        && live.iter().all(|(id, text)| match (choice.images.get(id), present.images.get(id)) {
+            (Some(set), _) => same_reference(text, set),
+            (None, own) => own.is_some_and(|own| is_recorded(own, text)),
+        });
     let why = revoked.iter().map(|(_, why)| why.as_str()).collect::<Vec<_>>().join("; ");
     same.then(|| rolled_back(world, history, &revoked, &why, choice))
 }
@@ -325,6 +389,12 @@ fn stay(world: &World<'_>, history: &History, against: &[Against]) -> Decision {
         );
     }
     let target = keep(world, history).or_else(|| put_back(world, history));
+    let set = target.as_ref().map(|target| target.images.clone()).unwrap_or_default();
+    let live = world.live_images().filter(|_| world.wanted.is_elsewhere()).unwrap_or_default();
+    if let Some(why) = left_revoked(world, history, &live, &set) {
+        let message = format!("{why}; no release to go back to has that container, so it keeps running");
+        return Decision { target, ..nothing(State::NoSafeRelease, message, history) };
+    }
     Decision { target, ..nothing(State::NotPermitted, reasons, history) }
 }
 
@@ -362,7 +432,7 @@ fn put_back(world: &World<'_>, history: &History) -> Option<Target> {
     if present.is(&live) {
         return None;
     }
-    let images: Images = unpermitted_or_revoked(world, &live, &present.images())
+    let images: Images = unpermitted_or_revoked(world, &live, present)
         .into_iter()
         .filter(|(id, set)| revoked(world, history, id, set).is_none())
         .collect();

@@ -49,6 +49,8 @@ pub struct World<'a> {
     pub healthy_since: Option<Timestamp>,
     /// Why everything is paused, if it is.
     pub paused: Option<&'a str>,
+    /// Some record of the ledger cannot be read: what it does not say may only be unreadable.
+    pub unreadable_records: bool,
 }
 
 /// A live object as it was last seen.
@@ -168,6 +170,9 @@ pub struct Action {
     pub change: Change,
     /// The object it was decided for; `None`: there must be none.
     pub expect: Option<Expect>,
+    /// What to do instead where the API server refuses the object: what is wrong with the rest of a manifest must not keep a
+    /// revoked image running.
+    pub instead: Option<Change>,
 }
 
 /// What an action expects to find.
@@ -270,7 +275,8 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
         let (Wanted::Git(manifest), Some(template)) = (world.wanted, &target.template) else { return None };
         let object = kind.with_template(&manifest.object, template.clone());
         let step = if target.step == Step::Forward { Step::Create } else { target.step };
-        return Some(Action { step, change: Change::Apply { object, take_over: false }, expect: None });
+        let change = Change::Apply { object, take_over: false };
+        return Some(Action { step, change, expect: None, instead: None });
     };
     let expect = Some(Expect { uid: live.uid.clone(), resource_version: live.resource_version.clone() });
     let template = kind.template_of(&live.object)?;
@@ -286,13 +292,16 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
             }
             let step = if only_pins(template, wanted, target.step) { Step::Pin } else { target.step };
             let change = Change::Apply { object, take_over: live.others_own_pod_spec };
-            Some(Action { step, change, expect })
+            let back = matches!(step, Step::RollBack | Step::Hold) && images(template) != images(wanted);
+            let instead = back.then(|| Change::Template(wanted.clone()));
+            Some(Action { step, change, expect, instead })
         }
         (Wanted::GitAway, Some(wanted)) => {
             if images(template) == images(wanted) {
                 return None;
             }
-            Some(Action { step: target.step, change: Change::Template(wanted.clone()), expect })
+            let change = Change::Template(wanted.clone());
+            Some(Action { step: target.step, change, expect, instead: None })
         }
         (Wanted::Git(_) | Wanted::GitAway, None) => None,
         (Wanted::Elsewhere, _) => {
@@ -301,6 +310,7 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
                 step: target.step,
                 change: Change::Images(changes),
                 expect,
+                instead: None,
             })
         }
     }
@@ -390,6 +400,7 @@ impl World<'_> {
             step: Step::Release,
             change: Change::DropEntry,
             expect: Some(Expect { uid: live.uid.clone(), resource_version: live.resource_version.clone() }),
+            instead: None,
         })
     }
 }

@@ -27,7 +27,9 @@ pub(super) fn observe(world: &World<'_>) -> Observed {
     let mut history = world.history.clone();
     let now = world.now();
     let Some(live) = world.live else {
-        if history.uid.is_some() && history.gone_since.is_none() {
+        // What git asks for and never was is only not created yet.
+        let gone = history.uid.is_some() || !matches!(world.wanted, Wanted::Git(_));
+        if gone && history != History::default() && history.gone_since.is_none() {
             history.gone_since = Some(now);
         }
         remember_earlier(world, &mut history);

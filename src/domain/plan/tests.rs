@@ -34,6 +34,7 @@ struct Sim {
     missing: BTreeSet<(&'static str, String)>,
     earlier: Vec<Manifest>,
     paused: Option<&'static str>,
+    unreadable_records: bool,
     clock: i64,
     versions: u64,
     /// Every write that changed an image, as the images after it.
@@ -101,6 +102,7 @@ impl Sim {
             missing: BTreeSet::new(),
             earlier: Vec::new(),
             paused: None,
+            unreadable_records: false,
             clock: 1000,
             versions: 0,
             writes: Vec::new(),
@@ -182,6 +184,7 @@ impl Sim {
             earlier: &self.earlier,
             healthy_since: Some(at(self.clock - 60)),
             paused: self.paused,
+            unreadable_records: self.unreadable_records,
         })
     }
 
@@ -1028,4 +1031,138 @@ fn what_no_policy_covers_is_ungoverned_and_has_no_history() {
     sim.policies[0].images = vec![crate::domain::pattern::Pattern::new("registry.example/**").unwrap()];
     let plan = sim.settle();
     assert_eq!((plan.state, plan.history), (State::Ungoverned, None));
+}
+
+/// The images of an object with an app, a sidecar, and others beside it.
+fn with_side(app: &str, side: &str, more: &[(&str, &str)]) -> Value {
+    let mut object = object(app);
+    let containers = object["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
+    containers.push(json!({"name": "side", "image": side}));
+    containers.extend(more.iter().map(|(name, image)| json!({"name": name, "image": image})));
+    object
+}
+
+fn expire(sim: &mut Sim, n: u8) {
+    let mut expired = record(&format!("r{n}"), n, &format!("1.{n}"));
+    expired.expires_at = Some(at(sim.clock));
+    sim.ledger.insert(expired);
+}
+
+/// Somebody runs app 1.1, then 1.2, each good, beside a sidecar 1.5: all by tag.
+fn unowned_with_side() -> Sim {
+    let mut sim = Sim::new();
+    for n in [1, 2, 5, 6] {
+        sim.approve(n);
+    }
+    for n in [1, 2] {
+        sim.store(with_side(&tag(n), &tag(5), &[]), true);
+        sim.settle();
+        sim.clock += 60;
+        sim.settle();
+    }
+    sim.writes.clear();
+    sim
+}
+
+/// If this fails, an approval that ends, or a container that a tenant adds, keeps a revoked image running.
+#[test]
+fn what_else_is_not_permitted_in_a_workload_does_not_stop_its_rollback() {
+    let mut sim = unowned_with_side();
+    expire(&mut sim, 5);
+    sim.settle();
+    assert_eq!(sim.runs(), format!("{},{}", tag(2), tag(5)), "an approval that ends moves nothing");
+    sim.revoke(2);
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::Held, format!("{},{}", pin(1), tag(5))), "{}", plan.message);
+
+    let mut sim = unowned_with_side();
+    sim.store(with_side(&tag(2), &tag(5), &[("debug", "registry.example/shop/debug:1")]), true);
+    sim.settle();
+    sim.revoke(2);
+    let plan = sim.settle();
+    let runs = format!("{},registry.example/shop/debug:1,{}", pin(1), tag(5));
+    assert_eq!((plan.state, sim.runs()), (State::Held, runs), "{}", plan.message);
+}
+
+/// If this fails, a crash between the patch and its record ends the hold of a workload with a sidecar.
+#[test]
+fn a_rollback_that_was_not_recorded_is_known_again_beside_a_sidecar() {
+    let mut sim = unowned_with_side();
+    sim.revoke(2);
+    let plan = sim.settle_with(Some(1));
+    assert_eq!((plan.state, sim.writes.len()), (State::Held, 1), "{}", plan.message);
+    assert!(sim.history.hold.is_some());
+}
+
+/// If this fails, what somebody else deploys beside a held image goes back when its approval ends, and the rollback never
+/// comes to its end.
+#[test]
+fn a_hold_keeps_only_what_it_keeps_out_from_changing() {
+    let mut sim = unowned_with_side();
+    sim.revoke(2);
+    sim.settle();
+    sim.store(with_side(&pin(1), &tag(6), &[]), true);
+    sim.settle();
+    sim.clock += 60;
+    expire(&mut sim, 6);
+    sim.clock += 60;
+    let plan = sim.settle();
+    assert_eq!((plan.state, sim.runs()), (State::Held, format!("{},{}", pin(1), tag(6))), "{}", plan.message);
+    let last = sim.history.rollbacks.last().unwrap();
+    assert_eq!((last.outcome, Some(&last.to)), (RollbackOutcome::Completed, sim.history.present.as_ref()));
+    sim.store(with_side(&tag(2), &tag(6), &[]), true);
+    sim.settle();
+    assert_eq!(sim.runs(), format!("{},{}", pin(1), tag(6)), "the hold stands");
+}
+
+/// If this fails, an ApprovedImage that cannot be read after an upgrade ends every hold on its digest.
+#[test]
+fn a_record_that_cannot_be_read_is_not_forgotten() {
+    let mut sim = git_owned();
+    sim.revoke(2);
+    sim.settle();
+    sim.ledger.remove(&record("r2", 2, "1.2").key);
+    sim.unreadable_records = true;
+    sim.policies.clear();
+    sim.settle();
+    assert_eq!(sim.runs(), pin(1));
+    assert!(sim.history.hold.is_some());
+}
+
+/// If this fails, a field that the API server refuses keeps a revoked image running.
+#[test]
+fn a_rollback_says_what_to_do_where_the_manifest_is_refused() {
+    let mut sim = git_owned();
+    sim.revoke(2);
+    let action = sim.plan().action.unwrap();
+    let Some(Change::Template(template)) = &action.instead else { panic!("{action:?}") };
+    assert_eq!(images(template).into_values().collect::<Vec<_>>(), [pin(1)]);
+    sim.settle();
+    let mut manifest = sim.git.clone().unwrap();
+    let mut object = (*manifest.object).clone();
+    object["spec"]["minReadySeconds"] = json!(3);
+    manifest.object = Arc::new(object);
+    sim.git = Some(manifest);
+    let action = sim.plan().action.unwrap();
+    assert_eq!((action.step, action.instead), (Step::Hold, None), "the images are right already");
+}
+
+/// If this fails, a workload that somebody deleted is never created again once its tag stands for an older image.
+#[test]
+fn a_tag_may_stand_for_an_older_image_where_nothing_runs() {
+    let mut sim = Sim::new();
+    let claim = |n: u8, second: i64| {
+        let mut claim = record(&format!("s{n}"), n, "stable");
+        claim.approved_at = at(second);
+        claim
+    };
+    sim.ledger.insert(claim(1, 10));
+    sim.ledger.insert(claim(2, 20));
+    sim.git_wants(&format!("{REPOSITORY}:stable"));
+    sim.settle();
+    sim.ledger.remove(&claim(2, 20).key);
+    assert_eq!(sim.settle().state, State::NotPermitted);
+    sim.live = None;
+    sim.settle();
+    assert!(sim.runs().ends_with(digest(1).as_str()), "{}", sim.runs());
 }

@@ -101,7 +101,7 @@ fn against(
             add(format!("{} is what was rejected", judged.reference));
         }
     }
-    if judged.permitted() && tag_moves_back(history, id, judged) {
+    if judged.permitted() && tag_moves_back(world, history, id, judged) {
         add(format!(
             "{} now stands for an older image than the one that runs; tags move forward only ({})",
             judged.reference,
@@ -118,7 +118,8 @@ fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged
         let revoked = rejected
             .digest
             .as_ref()
-            .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some());
+            .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some())
+            || world.unreadable_records;
         let same = match digest {
             Some(digest) => rejected.digest.as_ref() == Some(digest),
             // Without a policy a tag is not resolved: it is what was rejected if that was called so.
@@ -139,8 +140,10 @@ fn same_name(one: &str, other: &str) -> bool {
 }
 
 /// While the wanted reference stays the same, a workload moves only to a record newer than the one it runs.
-fn tag_moves_back(history: &History, id: &ContainerId, judged: &Judgement) -> bool {
-    let Some(own) = history.present().and_then(|present| present.images.get(id)) else { return false };
+fn tag_moves_back(world: &World<'_>, history: &History, id: &ContainerId, judged: &Judgement) -> bool {
+    // Where nothing runs, nothing moves back.
+    let present = history.present().filter(|_| world.live.is_some());
+    let Some(own) = present.and_then(|present| present.images.get(id)) else { return false };
     let (Some(runs), Some(pinned)) = (own.digest(), &judged.pinned) else { return false };
     let by_tag = judged.reference.parse::<ImageRef>().is_ok_and(|reference| reference.digest.is_none());
     by_tag
