@@ -35,12 +35,14 @@ use super::schema;
     printcolumn(
         name = "Present",
         type_ = "string",
+        priority = 1,
         json_path = ".status.presentImages",
         description = "The images of the present release"
     ),
     printcolumn(
         name = "Hold",
         type_ = "string",
+        priority = 1,
         json_path = ".status.hold.reason",
         description = "Why the workload is held, if it is"
     ),
