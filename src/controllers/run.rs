@@ -23,6 +23,7 @@ use crate::{
     adapters::{
         cluster::{self, Cluster, Raw, api_resource, live},
         git::Mirrors,
+        kustomize::Kustomize,
     },
     api::{
         ApprovedImage, GitSource, ImagePolicy, ReleaseHistory,
@@ -46,6 +47,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Where mirrors are kept.
     pub cache_dir: PathBuf,
+    /// The program that builds overlays; else it is looked for on `PATH`.
+    pub kustomize: Option<PathBuf>,
     /// How many workloads are looked at at once.
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
@@ -85,6 +88,7 @@ pub async fn run(
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
+        kustomize: Kustomize::new(&settings.cache_dir, settings.kustomize.clone()),
         source_state: source::Sources::default(),
         workloads: workloads.clone(),
         approvals: approvals.clone(),

@@ -6,6 +6,7 @@ pub mod duration;
 pub mod guard;
 pub mod image;
 pub mod inventory;
+pub mod kustomization;
 pub mod ledger;
 pub mod manifest;
 pub mod ownership;

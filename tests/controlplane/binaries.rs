@@ -73,6 +73,14 @@ const KWOK_MODULE: Module = Module {
     ldflags: "-s -w",
 };
 
+const KUSTOMIZE_MODULE: Module = Module {
+    name: "kustomize",
+    path: "sigs.k8s.io/kustomize/kustomize/v5",
+    go_mod: include_str!("tools/kustomize/go.mod"),
+    go_sum: include_str!("tools/kustomize/go.sum"),
+    ldflags: "-s -w",
+};
+
 pub const ETCD: Tool = Tool {
     name: "etcd",
     module: &ETCD_MODULE,
@@ -113,6 +121,15 @@ pub const KWOK: Tool = Tool {
     build_time: "90 seconds",
 };
 
+/// Not a part of the control plane: what builds the overlays of git sources.
+pub const KUSTOMIZE: Tool = Tool {
+    name: "kustomize",
+    module: &KUSTOMIZE_MODULE,
+    package: "sigs.k8s.io/kustomize/kustomize/v5",
+    oldest: (5, 5),
+    build_time: "15 seconds",
+};
+
 /// What [`ControlPlane::start`](super::ControlPlane::start) needs.
 pub const CONTROL_PLANE: [&Tool; 5] = [&ETCD, &APISERVER, &CONTROLLER_MANAGER, &SCHEDULER, &KWOK];
 
@@ -146,13 +163,15 @@ fn installed(tools: &[&Tool]) -> Option<PathBuf> {
     })
 }
 
-/// (major, minor) from `program --version`, or none if there is no such program.
+/// (major, minor) from `program --version` or `program version`, or none if there is no such program.
 fn release(program: &Path) -> Option<(u32, u32)> {
     if !program.is_file() {
         return None;
     }
-    let output = Command::new(program).arg("--version").output().ok()?;
-    first_release(&String::from_utf8_lossy(&output.stdout))
+    ["--version", "version"].into_iter().find_map(|argument| {
+        let output = Command::new(program).arg(argument).output().ok()?;
+        first_release(&String::from_utf8_lossy(&output.stdout))
+    })
 }
 
 /// The first `<number>.<number>` of a text: `Kubernetes v1.36.3` and `go version go1.26.8` alike.

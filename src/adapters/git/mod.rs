@@ -15,7 +15,7 @@
 //! | `smart.rs`, `http.rs`, `exchange.rs` | fetching over HTTP(S): libgit2's protocol, our transport, one request |
 //! | `local.rs` | fetching from a repository on this machine |
 //! | `setup.rs` | libgit2's settings for the whole process |
-//! | `tree.rs`, `history.rs` | reading: files of a commit; changes between commits |
+//! | `tree.rs`, `lookup.rs`, `history.rs` | reading: manifests of a commit; one path; changes between commits |
 
 mod error;
 mod exchange;
@@ -23,13 +23,14 @@ mod health;
 mod history;
 mod http;
 mod local;
+mod lookup;
 mod mirror;
 mod packs;
 mod remote;
 mod session;
 mod setup;
 mod smart;
-mod text;
+pub(super) mod text;
 mod tree;
 
 use std::{
@@ -48,9 +49,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     error::Error,
     history::{Change, LogEntry, Older},
+    lookup::At,
     mirror::Mirror,
     remote::{Reference, Remote},
-    tree::{Entry, Reason, Refused, Tree},
+    tree::{Entry, Reason, Refused, Tree, normal as normal_paths},
 };
 use self::{mirror::Shared, remote::Location, session::Session};
 

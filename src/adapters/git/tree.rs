@@ -12,9 +12,11 @@ use super::{
 /// Directories in directories. Deeper ones are refused and listed.
 const DEPTH: usize = 64;
 /// Bytes of one directory: some 100,000 entries.
-const TREE_BYTES: usize = 8 << 20;
+pub(super) const TREE_BYTES: usize = 8 << 20;
 const NAME_BYTES: usize = 255;
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
+/// Names of manifests without an extension.
+const NAMES: [&str; 1] = ["Kustomization"];
 
 /// What a commit holds below the paths of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,7 +166,8 @@ impl Mirror {
 /// Files that are no manifests by their names are left out in silence; all else that is not read is refused.
 fn judge(entry: &git2::TreeEntry<'_>) -> Option<Found> {
     let name = entry.name_bytes();
-    let manifest = MANIFESTS.iter().any(|extension| name.ends_with(extension.as_bytes()));
+    let manifest = MANIFESTS.iter().any(|extension| name.ends_with(extension.as_bytes()))
+        || NAMES.iter().any(|own| name == own.as_bytes());
     let found = match (entry.filemode(), entry.kind()) {
         (0o120_000, _) => return Some(Found::Refused(Reason::Symlink)),
         (0o160_000, _) => return Some(Found::Refused(Reason::Submodule)),
@@ -179,7 +182,7 @@ fn judge(entry: &git2::TreeEntry<'_>) -> Option<Found> {
 }
 
 /// Why a name is not allowed. Git's own rules are looser than those of the tools that read the files later.
-fn odd(name: &[u8]) -> Option<&'static str> {
+pub(super) fn odd(name: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(name) else { return Some("it is not UTF-8") };
     if text.is_empty() || text == "." || text == ".." {
         Some("it is not a name")
@@ -197,7 +200,7 @@ fn odd(name: &[u8]) -> Option<&'static str> {
 }
 
 /// The paths as they stand in trees, without those that are inside of others. The empty one is the root.
-pub(super) fn normal(paths: &[String]) -> Result<BTreeSet<String>, Error> {
+pub fn normal(paths: &[String]) -> Result<BTreeSet<String>, Error> {
     let mut all = BTreeSet::new();
     for path in paths {
         let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();

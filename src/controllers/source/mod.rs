@@ -4,6 +4,7 @@ pub mod apply;
 pub mod content;
 mod effect;
 pub mod inventory;
+mod overlay;
 mod publish;
 mod status;
 mod successor;
@@ -168,7 +169,8 @@ struct Reading<'a> {
 impl Reading<'_> {
     async fn content(&self, commit: CommitId) -> Result<Content, git::Error> {
         let (files, paths) = (self.files.clone(), self.paths.to_vec());
-        let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths);
+        let kustomize = self.ctx.kustomize.clone();
+        let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths, &kustomize);
         self.ctx.mirrors.read(self.name, self.remote, read).await
     }
 
