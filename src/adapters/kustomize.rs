@@ -150,12 +150,11 @@ impl Kustomize {
 
     fn program(&self) -> Result<PathBuf, Error> {
         let missing = || Error::Missing { named: self.named.clone() };
-        let found = match &self.named {
-            Some(named) => named.is_file().then(|| named.clone()),
-            None => {
-                let path = std::env::var_os("PATH").unwrap_or_default();
-                std::env::split_paths(&path).map(|directory| directory.join(NAME)).find(|file| file.is_file())
-            }
+        let found = if let Some(named) = &self.named {
+            named.is_file().then(|| named.clone())
+        } else {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&path).map(|directory| directory.join(NAME)).find(|file| file.is_file())
         };
         // It is run in another directory.
         absolute(found.ok_or_else(missing)?)

@@ -350,11 +350,10 @@ pub fn roots(named: &BTreeSet<String>, before: &BTreeSet<String>, reach: &BTreeM
         let built = match own {
             _ if named.contains(directory) => &mut roots.built,
             Reach::Component => continue,
-            Reach::Unknown => &mut roots.built,
             Reach::Known(_) if is_base(directory) => continue,
             // Applied as it stands, a base would overwrite what its overlay made.
             Reach::Known(_) if in_doubt && !before.contains(directory) => &mut roots.doubtful,
-            Reach::Known(_) => &mut roots.built,
+            Reach::Known(_) | Reach::Unknown => &mut roots.built,
         };
         built.insert(directory.clone());
     }

@@ -17,6 +17,7 @@ mod crds;
 mod faults;
 mod git;
 mod guards;
+mod ignored;
 mod kinds;
 mod loop_closed;
 mod manifest;

@@ -16,12 +16,14 @@
 //! | `local.rs` | fetching from a repository on this machine |
 //! | `setup.rs` | libgit2's settings for the whole process |
 //! | `tree.rs`, `lookup.rs`, `history.rs` | reading: manifests of a commit; one path; changes between commits |
+//! | `ignored.rs` | what a repository keeps out of its sources |
 
 mod error;
 mod exchange;
 mod health;
 mod history;
 mod http;
+mod ignored;
 mod local;
 mod lookup;
 mod mirror;
