@@ -33,6 +33,25 @@ impl ObjectId {
     pub fn identity(&self) -> (String, String, String, String) {
         (self.group().to_owned(), self.kind.clone(), self.namespace.clone(), self.name.clone())
     }
+
+    /// Whether its name and namespace can stand in a path of the API: anything else could name another path.
+    pub fn is_addressable(&self) -> bool {
+        is_name(&self.name) && (self.namespace.is_empty() || is_namespace(&self.namespace))
+    }
+}
+
+/// Whether a text can be the name of an object. Looser than most kinds (those of RBAC have colons), but nothing in it ends a
+/// segment of a path or begins a query.
+pub fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'_' | b'-');
+    !matches!(text, "" | "." | "..") && text.len() <= 253 && text.bytes().all(plain)
+}
+
+/// Whether a text can be the name of a namespace: a DNS label.
+pub fn is_namespace(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let hyphen_at_an_end = text.starts_with('-') || text.ends_with('-');
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !hyphen_at_an_end
 }
 
 impl std::fmt::Display for ObjectId {

@@ -228,11 +228,15 @@ pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTree
 
 async fn prune_one(cluster: &Cluster, source: &Key, id: &ObjectId) -> Result<(), Error> {
     let found = match cluster.get(id).await {
-        // With its definition went the object.
-        Ok(None) | Err(Error::NoSuchKind { .. }) => return Ok(()),
+        // With its definition went the object; and what no request can name was never applied.
+        Ok(None) | Err(Error::NoSuchKind { .. } | Error::Malformed { .. }) => return Ok(()),
         Ok(Some(found)) => found,
         Err(error) => return Err(error),
     };
+    if id_of(&found).identity() != id.identity() {
+        let (operation, object) = ("prune", id.to_string());
+        return Err(Error::Malformed { operation, object, why: format!("{} was found", id_of(&found)) });
+    }
     let label = |name: &str| found.pointer("/metadata/labels").and_then(|labels| labels[name].as_str());
     let ours =
         label(SOURCE_NAME) == Some(source.1.as_str()) && label(SOURCE_NAMESPACE) == Some(source.0.as_str());
