@@ -12,7 +12,7 @@ use super::{
 /// Directories in directories. Deeper ones are refused and listed.
 const DEPTH: usize = 64;
 /// Bytes of one directory: some 100,000 entries.
-const TREE_BYTES: usize = 8 << 20;
+pub(super) const TREE_BYTES: usize = 8 << 20;
 const NAME_BYTES: usize = 255;
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
 
