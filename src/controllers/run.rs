@@ -64,8 +64,8 @@ pub enum StartError {
 
 /// How long a look waits that could not change anything but what is recorded, while actions are under way.
 const AFTER_ACTIONS: Duration = Duration::from_secs(1);
-/// How many sources are synced at once.
-const SOURCES: usize = 4;
+/// How many sources are synced at once: one whose server hangs takes a place for as long as its timeout.
+const SOURCES: usize = 16;
 
 /// Runs until the token is cancelled.
 pub async fn run(

@@ -204,24 +204,32 @@ fn is_forgotten(object: &Value) -> bool {
 /// Deletes what the source does not say any more. Answers with what stays in its inventory for now.
 pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTreeSet<ObjectId>, Vec<Problem>) {
     let needed = named_by_releases(ctx);
-    let mut kept = BTreeSet::new();
+    let (mut kept, free): (BTreeSet<ObjectId>, BTreeSet<ObjectId>) = gone
+        .iter()
+        .cloned()
+        .partition(|id| needed.contains(&(id.kind.clone(), id.namespace.clone(), id.name.clone())));
+    for id in &kept {
+        tracing::info!(object = %id, "not pruned: a kept release of a workload names it");
+    }
+    let work: Vec<_> = free
+        .into_iter()
+        .map(|id| async {
+            let pruned = prune_one(&ctx.cluster, source, &id).await;
+            (id, pruned)
+        })
+        .collect();
+    let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
     let mut problems = Vec::new();
-    for id in gone {
-        if needed.contains(&(id.kind.clone(), id.namespace.clone(), id.name.clone())) {
-            tracing::info!(object = %id, "not pruned: a kept release of a workload names it");
-            kept.insert(id.clone());
-            continue;
-        }
-        if let Err(error) = prune_one(&ctx.cluster, source, id).await {
-            kept.insert(id.clone());
-            problems.push(Problem {
-                path: String::new(),
-                line: None,
-                document: None,
-                object: Some(id.to_string()),
-                message: format!("cannot be pruned: {}", error.explain()),
-            });
-        }
+    for (id, pruned) in results {
+        let Err(error) = pruned else { continue };
+        problems.push(Problem {
+            path: String::new(),
+            line: None,
+            document: None,
+            object: Some(id.to_string()),
+            message: format!("cannot be pruned: {}", error.explain()),
+        });
+        kept.insert(id);
     }
     (kept, problems)
 }

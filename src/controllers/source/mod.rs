@@ -41,6 +41,9 @@ pub use publish::recover;
 use publish::{publish, refuse_what_others_own, unpublish};
 use status::Verdict;
 
+/// How long one look at a repository takes at most, also where an older schema let more through.
+const LONGEST: Duration = Duration::from_mins(10);
+
 /// What is kept of each source between syncs.
 #[derive(Default)]
 pub struct Sources {
@@ -125,7 +128,7 @@ async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> Next {
 async fn sync(ctx: &Ctx, key: &Key, source: &GitSource) -> Result<Verdict, Error> {
     let remote = remote(source);
     let name = mirror_key(key);
-    let timeout = Duration::from_secs(source.spec.timeout.as_secs());
+    let timeout = Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST);
     let head = ctx.mirrors.fetch(&name, &remote, timeout).await.map_err(Error::Git)?;
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.clone());
     let last: Option<CommitId> = last.as_deref().and_then(|commit| commit.parse().ok());
