@@ -423,13 +423,12 @@ fn record_key(key: &Key) -> RecordKey {
 
 /// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
 async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
-    let (inventories, problems) =
-        inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
-    if !problems.is_empty() {
-        return Err(StartError::BrokenInventories(problems));
+    let loaded = inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
+    if !loaded.lost.is_empty() {
+        return Err(StartError::BrokenInventories(loaded.lost));
     }
     let mut memory = ctx.memory.write();
-    for (key, inventory) in inventories {
+    for (key, inventory) in loaded.inventories {
         for id in inventory.iter().filter_map(workload_id) {
             let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);

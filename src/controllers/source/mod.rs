@@ -38,7 +38,7 @@ use apply::{Memo, Stage};
 use content::{Content, Files, Item, Problem, workload_id};
 use effect::{catch_up, established};
 pub use publish::recover;
-use publish::{publish, refuse_what_others_own, unpublish};
+use publish::{publish, refuse_what_is_reserved, refuse_what_others_own, unpublish};
 use status::Verdict;
 
 /// How long one look at a repository takes at most, also where an older schema let more through.
@@ -298,6 +298,7 @@ async fn apply_all(
     let ctx = read.ctx;
     // What git names is not pruned, also where it is refused because another source was first.
     let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
+    refuse_what_is_reserved(ctx, &mut content);
     refuse_what_others_own(ctx, key, &mut content);
     let wanted = content.inventory();
     let before = ctx.memory.read().inventories.get(key).cloned().unwrap_or_default();

@@ -12,7 +12,7 @@ use super::{
     Error, Reading,
     apply::{self, Stage},
     content::{Content, Item, Problem, manifest_of, workload_id},
-    kept, mirror_key, remote,
+    inventory, kept, mirror_key, remote,
 };
 use crate::{
     adapters::{
@@ -136,6 +136,14 @@ pub async fn recover(ctx: &Ctx, source: &GitSource) {
             );
         }
     }
+}
+
+/// What the operator alone may write.
+pub(super) fn refuse_what_is_reserved(ctx: &Ctx, content: &mut Content) {
+    let reserved = |item: &Item| inventory::reserved(&ctx.root, &item.id, &item.value);
+    let problems = content.items.iter().filter_map(|item| Some(Problem::about(item, reserved(item)?)));
+    content.problems.extend(problems);
+    content.items.retain(|item| reserved(item).is_none());
 }
 
 /// One object has one source: the first that claimed it.
