@@ -433,6 +433,7 @@ async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
             let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);
         }
+        ctx.source_state.loaded(&key, &inventory);
         memory.inventories.insert(key, inventory);
     }
     Ok(())

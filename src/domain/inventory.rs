@@ -30,8 +30,8 @@ impl ObjectId {
     }
 
     /// The same object in whatever version: group, kind, namespace, name.
-    pub fn identity(&self) -> (String, String, String, String) {
-        (self.group().to_owned(), self.kind.clone(), self.namespace.clone(), self.name.clone())
+    pub fn identity(&self) -> (&str, &str, &str, &str) {
+        (self.group(), &self.kind, &self.namespace, &self.name)
     }
 
     /// Whether its name and namespace can stand in a path of the API: anything else could name another path.

@@ -77,6 +77,20 @@ impl Error {
         self.status().map(|status| status.code)
     }
 
+    /// Whether there is an answer. Without one, nothing is known of the API server.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Request { .. } => self.code().is_some(),
+            Self::NoSuchKind { .. } | Self::Malformed { .. } => true,
+            Self::TimedOut { .. } => false,
+        }
+    }
+
+    /// Whether the same request may well succeed later.
+    pub fn passes(&self) -> bool {
+        !self.is_answer() || self.code().is_some_and(|code| matches!(code, 409 | 429 | 500..))
+    }
+
     /// The message of the API server for people, or ours.
     pub fn explain(&self) -> String {
         let said = match (self, self.status()) {
@@ -140,7 +154,13 @@ impl Cluster {
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
         let mut found = Vec::new();
         loop {
-            let mut page: Value = self.send("list", &resource.api.plural, request.list(&params)).await?;
+            let page = self.send("list", &resource.api.plural, request.list(&params)).await;
+            if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
+                // The kind went, or is served elsewhere by now: it is looked up anew.
+                let (api_version, kind) = (&resource.api.api_version, &resource.api.kind);
+                self.resources.write().remove(&(api_version.clone(), kind.clone()));
+            }
+            let mut page: Value = page?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
                 found.extend(items.into_iter().map(|mut item| {
                     // The items of a list do not say what they are.
@@ -297,6 +317,32 @@ fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// If this fails, a moment's trouble waits for a whole interval, or what is refused for good is sent again and again.
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        let object = || "a".to_owned();
+        let answered = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            Error::Request {
+                operation: "apply",
+                object: object(),
+                source: Box::new(kube::Error::Api(Box::new(status))),
+            }
+        };
+        for code in [409, 429, 500, 503, 504] {
+            assert!(answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        for code in [400, 403, 404, 405, 422] {
+            assert!(!answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        let away = kube::Error::Service("connection refused".into());
+        let away = Error::Request { operation: "apply", object: object(), source: Box::new(away) };
+        let late = Error::TimedOut { operation: "apply", object: object() };
+        for error in [away, late] {
+            assert!(error.passes() && !error.is_answer(), "{error}");
+        }
+    }
 
     /// If this fails, a name in somebody's manifest chooses which object the operator reads, writes or deletes.
     #[test]

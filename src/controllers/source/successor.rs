@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// How long a rollback waits for the successor at most.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a rollback waits for the successor at most, and a revocation for its approval.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a commit revokes, and is not known to be revoked.
 pub(super) fn newly_revoked(ctx: &Ctx, revocations: &[&Item]) -> BTreeSet<Digest> {
