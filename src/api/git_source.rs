@@ -139,6 +139,11 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub last_applied_commit: Option<String>,
+    /// The value of the annotation countersign.dev/accept-commit that was acted on last. It passes nothing more;
+    /// who removes the annotation and sets it again accepts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub accepted_commit: Option<String>,
     /// The commit that is not applied until a person accepts it. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,

@@ -365,6 +365,40 @@ async fn a_kind_that_cannot_be_listed_stops_no_other() {
     assert_eq!(status.problem_count, Some(1), "{:?}", status.problems);
 }
 
+/// If this fails, an acceptance is a pass for ever: whoever may push takes the branch back to a commit that was accepted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_commit_passes_once_and_again_when_a_person_says_so_again() {
+    let scene = running("once").await;
+    scene.repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    scene.write("new.yaml", &scene.config("new"));
+    let commit = scene.push("rewritten").await;
+    scene.source_says("HistoryRewritten").await;
+    scene.annotate_source(json!({ACCEPT: commit})).await;
+    accepted(&scene, &commit).await;
+    scene.write("newer.yaml", &scene.config("newer"));
+    scene.push("after it").await;
+    scene.synced().await;
+
+    scene.repo.git(&["reset", "-q", "--hard", &commit]);
+    scene.poke().await;
+    let said = scene.source_says("HistoryRewritten").await;
+    assert!(said.contains("remove the annotation"), "{said}");
+    let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+    assert_eq!(status.accepted_commit.as_deref(), Some(commit.as_str()));
+    assert!(scene.has_config("newer").await);
+
+    scene.annotate_source(json!({ACCEPT: null})).await;
+    eventually("the acceptance is forgotten", SOON, async || {
+        let status = scene.sources().get(&scene.source).await?.status.context("no status")?;
+        ensure!(status.accepted_commit.is_none(), "{status:?}");
+        Ok(())
+    })
+    .await;
+    scene.annotate_source(json!({ACCEPT: commit})).await;
+    accepted(&scene, &commit).await;
+    assert!(!scene.has_config("newer").await);
+}
+
 /// If this fails, a head that waits for a person is forgotten as soon as anything else goes wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_stays_held_back_while_its_source_is_away_or_suspended() {

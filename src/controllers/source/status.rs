@@ -3,9 +3,12 @@
 use kube::{Resource, ResourceExt};
 use kube_runtime::events::EventType;
 
-use super::{Error, Failure, apply::Outcome, content::Problem};
+use super::{Error, Failure, apply::Outcome, content::Problem, hold::annotated};
 use crate::{
-    adapters::{chain, cluster, git::Head},
+    adapters::{
+        chain, cluster,
+        git::{CommitId, Head},
+    },
     api::{
         GitSource, GitSourceStatus,
         annotation::{ACCEPT_COMMIT, RECONCILE_REQUESTED_AT},
@@ -35,6 +38,8 @@ pub(super) struct Verdict {
     /// What was applied; absent: nothing new.
     applied: Option<Applied>,
     held: Held,
+    /// The acceptance that was acted on.
+    accepted: Option<CommitId>,
     problems: Vec<Problem>,
 }
 
@@ -83,6 +88,7 @@ impl Verdict {
             attempted: None,
             applied: None,
             held: Held::AsBefore,
+            accepted: None,
             problems: Vec::new(),
         }
     }
@@ -140,6 +146,11 @@ impl Verdict {
         }
     }
 
+    /// The same, by the word of a person.
+    pub fn acting_on(self, accepted: Option<CommitId>) -> Self {
+        Self { accepted, ..self }
+    }
+
     /// What stands of the head, given what stood before.
     fn held_back(&self, before: &GitSourceStatus) -> Option<WireHeldBack> {
         match &self.held {
@@ -149,9 +160,9 @@ impl Verdict {
         }
     }
 
-    fn conditions(&self, held: Option<&WireHeldBack>) -> Vec<Condition> {
+    fn conditions(&self, source: &GitSource, held: Option<&WireHeldBack>) -> Vec<Condition> {
         let Some(held) = held else { return self.conditions.clone() };
-        let message = held_message(held);
+        let message = held_message(source, held);
         let mut conditions =
             vec![Condition::new("HeldBack", Status::True, held.reason.as_str(), message.clone())];
         if matches!(self.held, Held::Back(_)) {
@@ -162,10 +173,16 @@ impl Verdict {
     }
 }
 
-fn held_message(held: &WireHeldBack) -> String {
+fn held_message(source: &GitSource, held: &WireHeldBack) -> String {
     let commit = &held.commit;
+    let spent = annotated(source).is_some_and(|said| said.to_string() == *commit);
+    let anew = if spent {
+        "remove the annotation, which was acted on before, and set it again:"
+    } else {
+        "set the annotation"
+    };
     format!(
-        "commit {} is held back: {}. Its revocations count. To apply it: set the annotation {ACCEPT_COMMIT}: {commit}",
+        "commit {} is held back: {}. Its revocations count. To apply it: {anew} {ACCEPT_COMMIT}: {commit}",
         short(commit),
         held.message
     )
@@ -183,11 +200,13 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     let recorded: Vec<_> = old.conditions.iter().map(from_api).collect();
     let generation = source.metadata.generation.unwrap_or(0);
     let held = verdict.held_back(&old);
-    let merged = merge(&recorded, &verdict.conditions(held.as_ref()), generation, now());
+    let merged = merge(&recorded, &verdict.conditions(source, held.as_ref()), generation, now());
+    let accepted = verdict.accepted.map(|commit| commit.to_string()).or_else(|| old.accepted_commit.clone());
     let mut status = GitSourceStatus {
         observed_generation: Some(generation),
         conditions: merged.conditions.iter().map(to_api).collect(),
         last_handled_reconcile_at: source.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
+        accepted_commit: accepted.filter(|_| source.annotations().contains_key(ACCEPT_COMMIT)),
         held_back: held,
         ..old.clone()
     };

@@ -66,10 +66,10 @@ async fn carry_out(
 ) -> Result<Verdict, Failure> {
     match ruling(read, source, key, content, head, last).await.map_err(Error::Git)? {
         Ruling::Held(held) => Ok(hold(read, key, source, content, head, last, held).await),
-        Ruling::Free => {
-            let applied = apply_all(read, key, source, content, head).await;
-            applied.map_err(|error| Failure { error, held: Held::Free })
-        }
+        Ruling::Free(accepted) => match apply_all(read, key, source, content, head).await {
+            Ok(verdict) => Ok(verdict.acting_on(accepted)),
+            Err(error) => Err(Failure { error, held: Held::Free }),
+        },
     }
 }
 
