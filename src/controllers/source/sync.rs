@@ -222,7 +222,8 @@ impl<'a> Stages<'a> {
     ) -> Result<(Outcome, successor::Expected<'c>), Error> {
         let mut outcome = self.stage(ctx, key, Stage::Ground).await?;
         let revoked = successor::newly_revoked(ctx, &content.revoking());
-        let moving = successor::moving(ctx, self.of(Stage::Workloads), &revoked);
+        let rules = self.of(Stage::Rules);
+        let moving = successor::moving(ctx, self.of(Stage::Workloads), rules, &revoked);
         // Whether a successor is permitted shows once its approval is there; but no revocation waits long for that.
         let mut ruled = false;
         if !moving.is_empty()
