@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use super::overlay;
+use super::{apply::revocation, overlay};
 use crate::{
     adapters::{
         cluster::id_of,
@@ -46,6 +46,11 @@ impl Item {
     fn place(&self) -> String {
         self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
     }
+
+    /// Whether it carries a revocation.
+    pub fn revokes(&self) -> bool {
+        revocation(&self.value).is_some()
+    }
 }
 
 /// Something in a source that is wrong.
@@ -64,6 +69,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Something wrong that no file is the place of.
+    pub fn general(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { path: String::new(), line: None, document: None, object: None, message }
+    }
+
     /// Something wrong with an object.
     pub fn about(item: &Item, message: impl Into<String>) -> Self {
         Self {
@@ -78,17 +89,13 @@ impl Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.path)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        let line = self.line.map_or_else(String::new, |line| format!(":{line}"));
+        let place = Some(format!("{}{line}", self.path)).filter(|place| !place.is_empty());
+        let document = self.document.map(|document| format!("document {document}"));
+        for part in [place, document, self.object.clone()].into_iter().flatten() {
+            write!(f, "{part}: ")?;
         }
-        if let Some(document) = self.document {
-            write!(f, ": document {document}")?;
-        }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
-        }
-        write!(f, ": {}", self.message)
+        f.write_str(&self.message)
     }
 }
 
@@ -102,6 +109,8 @@ pub struct Content {
     pub items: Vec<Item>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// Revocations on objects that stand twice. The first of the two counts, but a revocation counts wherever it stands.
+    pub more_revocations: Vec<Item>,
     /// Documents that are no Kubernetes objects.
     pub skipped: usize,
     /// Some file could not be read whole: what is absent may only be unreadable.
@@ -109,6 +118,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// The objects that carry a revocation.
+    pub fn revoking(&self) -> Vec<&Item> {
+        self.items.iter().filter(|item| item.revokes()).chain(&self.more_revocations).collect()
+    }
+
     /// What the objects are.
     pub fn inventory(&self) -> Inventory {
         self.items.iter().map(|item| item.id.clone()).collect()
@@ -201,13 +215,13 @@ impl Files {
 #[derive(Default)]
 struct Reading {
     content: Content,
-    seen: BTreeMap<(String, String, String, String), String>,
+    seen: BTreeMap<ObjectId, String>,
 }
 
 impl Reading {
     fn refuse(&mut self, path: &str, message: String) {
         self.content.partial = true;
-        let problem = Problem { path: path.to_owned(), line: None, document: None, object: None, message };
+        let problem = Problem { path: path.to_owned(), ..Problem::general(message) };
         self.content.problems.push(problem);
     }
 
@@ -224,7 +238,9 @@ impl Reading {
             return;
         }
         for item in &file.items {
-            match self.seen.entry(item.id.identity()) {
+            // Two versions of one object are one.
+            let same = ObjectId { api_version: item.id.group().to_owned(), ..item.id.clone() };
+            match self.seen.entry(same) {
                 Entry::Vacant(slot) => {
                     slot.insert(item.place());
                     content.items.push(item.clone());
@@ -233,6 +249,7 @@ impl Reading {
                     let message =
                         format!("the same object stands in {}, which counts; remove one", first.get());
                     content.problems.push(Problem::about(item, message));
+                    content.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
                 }
             }
         }
