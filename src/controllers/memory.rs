@@ -119,7 +119,7 @@ pub struct State {
     /// Workloads that a sync is about to ask something else of, and until when their looks wait for it.
     pub expected: BTreeMap<WorkloadId, tokio::time::Instant>,
     /// What each source applied.
-    pub inventories: BTreeMap<Key, Inventory>,
+    pub inventories: BTreeMap<Key, Arc<Inventory>>,
     /// The live workloads.
     pub live: BTreeMap<WorkloadId, Live>,
     /// Their histories.

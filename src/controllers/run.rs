@@ -446,6 +446,7 @@ async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
     }
     let mut memory = ctx.memory.write();
     for (key, inventory) in loaded.inventories {
+        let inventory = Arc::new(inventory);
         for id in inventory.iter().filter_map(workload_id) {
             let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);

@@ -20,16 +20,15 @@ pub struct HeldBack {
 /// Below this many objects a prune is never too large (but withdrawals are counted all the same).
 const SMALL_PRUNE: usize = 10;
 
-/// Compares what a source applied with what its new head says. `revoked` are the approvals that carry a revocation: they
+/// Judges what is gone of what a source applied, where its new head names so many objects. `revoked` are the approvals that carry a revocation: they
 /// approve nothing that could be withdrawn. Answers with what to hold back for, if anything.
 pub fn check(
     before: &Inventory,
-    after: &Inventory,
+    gone: &[&ObjectId],
+    named: usize,
     revoked: &BTreeSet<ObjectId>,
     max_withdrawals: usize,
 ) -> Option<HeldBack> {
-    let identities: BTreeSet<_> = after.iter().map(ObjectId::identity).collect();
-    let gone: Vec<&ObjectId> = before.iter().filter(|id| !identities.contains(&id.identity())).collect();
     let withdrawn = |kind: &str| {
         let is =
             |id: &&ObjectId| id.group() == "countersign.dev" && id.kind == kind && !revoked.contains(*id);
@@ -40,7 +39,7 @@ pub fn check(
     let withdrawals = approvals + policies;
     let prunes = gone.len();
     let held = |reason, message| Some(HeldBack { reason, message, withdrawals, prunes });
-    if after.is_empty() && !before.is_empty() {
+    if named == 0 && !before.is_empty() {
         return held("Emptied", format!("it names no object any more; {prunes} were applied before"));
     }
     if withdrawals > max_withdrawals {
@@ -67,6 +66,11 @@ pub fn check(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn check(before: &Inventory, after: &Inventory, revoked: &Inventory, most: usize) -> Option<HeldBack> {
+        let gone: Vec<&ObjectId> = before.difference(after).collect();
+        super::check(before, &gone, after.len(), revoked, most)
+    }
 
     fn ids(kind: &str, names: std::ops::Range<usize>) -> Inventory {
         let api_version = if kind == "ConfigMap" { "v1" } else { "countersign.dev/v1alpha1" };
@@ -102,7 +106,8 @@ mod tests {
         assert_eq!(reason(&before, &after(15, 1)), Some("TooManyWithdrawals"), "both kinds count together");
         assert_eq!(reason(&before, &after(20, 0)), Some("TooManyWithdrawals"), "all policies");
         let revoked: BTreeSet<ObjectId> = ids("ApprovedImage", 10..20);
-        assert_eq!(check(&before, &after(10, 2), &revoked, 5), None, "a revoked one approves nothing");
+        let after = after(10, 2);
+        assert_eq!(check(&before, &after, &revoked, 5), None, "a revoked one approves nothing");
     }
 
     #[test]

@@ -10,6 +10,9 @@ use std::{
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 
+/// What an object is, in whatever version: group, kind, namespace, name.
+pub type Identity<'a> = (&'a str, &'a str, &'a str, &'a str);
+
 /// One object that a source applied.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
@@ -30,7 +33,7 @@ impl ObjectId {
     }
 
     /// The same object in whatever version: group, kind, namespace, name.
-    pub fn identity(&self) -> (&str, &str, &str, &str) {
+    pub fn identity(&self) -> Identity<'_> {
         (self.group(), &self.kind, &self.namespace, &self.name)
     }
 

@@ -4,6 +4,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -53,7 +54,7 @@ impl Reader {
         let read = move |mirror: &countersign::adapters::git::Mirror| {
             files.read(mirror, head.commit, &paths, &kustomize)
         };
-        self.mirrors.read("a", &remote, read).await.unwrap()
+        Arc::unwrap_or_clone(self.mirrors.read("a", &remote, read).await.unwrap())
     }
 
     /// A base with one object, and overlays that put a prefix before its name.

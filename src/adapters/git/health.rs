@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use git2::{Commit, ObjectType, Odb, Oid, Repository};
+use git2::{Commit, ObjectType, Odb, Oid, Repository, Tree};
 
 use super::{Error, session::Session, tree::TREE_BYTES};
 
@@ -35,7 +35,7 @@ pub(super) fn verify(
 ) -> Result<(), Error> {
     let examined = Examined::new(repository, session)?;
     examined.history(commit, known)?;
-    examined.files(commit)
+    examined.files(commit, known)
 }
 
 /// The commit that a fetched object is, or that it names as a tag.
@@ -97,25 +97,41 @@ impl<'a> Examined<'a> {
         Ok(())
     }
 
-    fn files(&self, commit: Oid) -> Result<(), Error> {
+    /// Walks through the directories of `commit`; what the same directory of a known commit holds was looked at with that.
+    fn files(&self, commit: Oid, known: &[Oid]) -> Result<(), Error> {
+        let root = |commit: &Oid| Ok(self.commit(*commit)?.tree_id());
         let mut seen = HashSet::new();
-        let mut trees = vec![self.commit(commit)?.tree_id()];
-        while let Some(tree) = trees.pop() {
-            self.session.check_time()?;
-            self.bounded(tree, "bytes of a directory", TREE_BYTES)?;
-            let tree = self.repository.find_tree(tree).map_err(|error| self.broken(error))?;
-            for (count, entry) in tree.iter().enumerate() {
+        let mut trees = vec![(root(&commit)?, known.iter().map(root).collect::<Result<Vec<_>, Error>>()?)];
+        while let Some((tree, known)) = trees.pop() {
+            if known.contains(&tree) {
+                continue;
+            }
+            let known = known.into_iter().map(|tree| self.directory(tree)).collect::<Result<Vec<_>, _>>()?;
+            for (count, entry) in self.directory(tree)?.iter().enumerate() {
                 if count % ENTRIES == 0 {
                     self.session.check_time()?;
                 }
+                let same_name = || known.iter().filter_map(|known| known.get_name_bytes(entry.name_bytes()));
+                if same_name().any(|known| known.id() == entry.id()) {
+                    continue;
+                }
                 match entry.kind() {
-                    Some(ObjectType::Tree) if seen.insert(entry.id()) => trees.push(entry.id()),
+                    Some(ObjectType::Tree) if seen.insert(entry.id()) => {
+                        let directories = same_name().filter(|known| known.kind() == Some(ObjectType::Tree));
+                        trees.push((entry.id(), directories.map(|known| known.id()).collect()));
+                    }
                     Some(ObjectType::Blob) if !self.odb.exists(entry.id()) => return Err(self.lost_file()),
                     _ => {}
                 }
             }
         }
         Ok(())
+    }
+
+    fn directory(&self, tree: Oid) -> Result<Tree<'a>, Error> {
+        self.session.check_time()?;
+        self.bounded(tree, "bytes of a directory", TREE_BYTES)?;
+        self.repository.find_tree(tree).map_err(|error| self.broken(error))
     }
 
     fn lost_file(&self) -> Error {

@@ -8,10 +8,11 @@
 //! All that was ever fetched is reachable from these, and nothing is ever collected.
 
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     damaged: AtomicBool,
     /// The head that this process found complete.
     complete: Mutex<Option<Oid>>,
+    /// The sizes of the files that were listed last: a name stands for one content for ever.
+    sizes: Mutex<HashMap<Oid, u64>>,
     /// How many have the mirror open for reading. While it is locked, nobody opens it.
     readers: Mutex<usize>,
 }
@@ -83,6 +86,11 @@ impl Mirror {
             self.shared.damaged.store(true, Ordering::Relaxed);
         }
         error
+    }
+
+    /// The sizes of the files that were listed last.
+    pub(super) fn sizes(&self) -> MutexGuard<'_, HashMap<Oid, u64>> {
+        self.shared.sizes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The commit, if the mirror has it.

@@ -1,6 +1,6 @@
 //! The manifests of a commit, read from the object database.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use git2::{ObjectType, Oid};
 
@@ -110,6 +110,8 @@ impl Mirror {
         let mut walk = Walk {
             mirror: self,
             ignored: Ignored::default(),
+            known: std::mem::take(&mut *self.sizes()),
+            sizes: HashMap::new(),
             visited: 0,
             bytes: 0,
             entries: BTreeMap::new(),
@@ -135,6 +137,7 @@ impl Mirror {
         if missed.len() == paths.len() {
             return missed.into_iter().next().map_or_else(|| Ok(Tree::default()), |(_, _, error)| Err(error));
         }
+        *self.sizes() = std::mem::take(&mut walk.sizes);
         walk.refused
             .extend(missed.into_iter().map(|(path, reason, _)| (printable_bytes(path.as_bytes()), reason)));
         let entries =
@@ -261,6 +264,9 @@ pub(super) fn join(directory: &str, name: &str) -> String {
 struct Walk<'a> {
     mirror: &'a Mirror,
     ignored: Ignored,
+    /// The sizes of files that were listed before: of ten thousand, all but some.
+    known: HashMap<Oid, u64>,
+    sizes: HashMap<Oid, u64>,
     visited: usize,
     bytes: u64,
     entries: BTreeMap<String, (BlobId, u64)>,
@@ -323,11 +329,18 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn size(&self, blob: Oid) -> Result<u64, Error> {
+        if let Some(known) = self.known.get(&blob) {
+            return Ok(*known);
+        }
+        let header = self.mirror.repository.odb().and_then(|odb| odb.read_header(blob));
+        Ok(header.map_err(|error| self.mirror.damage("a file", error))?.0 as u64)
+    }
+
     fn file(&mut self, path: String, blob: Oid) -> Result<(), Error> {
         let bounds = &self.mirror.bounds;
-        let odb = self.mirror.repository.odb().map_err(|error| self.mirror.damage("a file", error))?;
-        let (size, _) = odb.read_header(blob).map_err(|error| self.mirror.damage("a file", error))?;
-        let size = size as u64;
+        let size = self.size(blob)?;
+        self.sizes.insert(blob, size);
         if size > bounds.file_bytes {
             self.refused.insert(path, Reason::TooLarge { size, bound: bounds.file_bytes });
             return Ok(());

@@ -1,7 +1,7 @@
 //! Applies what is no workload, where it is not yet as git says.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -31,8 +31,48 @@ pub const FINALIZER: &str = "countersign.dev/revocation";
 /// How many writes of one source are under way at once.
 pub(super) const CONCURRENCY: usize = 16;
 
-/// What this process applied, so that what the API server writes differently is no drift.
-pub type Memo = Arc<Mutex<BTreeMap<ObjectId, Applied>>>;
+/// What this process knows of what it applied. A clone is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Memo {
+    /// What the API server writes differently is no drift.
+    applied: Arc<Mutex<BTreeMap<ObjectId, Applied>>>,
+    /// What was found or put in step last: what differs from it is news.
+    said: Arc<Mutex<HashMap<ObjectId, Arc<Value>>>>,
+}
+
+impl Memo {
+    /// What is said otherwise than when it was looked at last; everything, where nothing was.
+    pub fn news<'a>(&self, items: &[&'a Item]) -> Vec<&'a Item> {
+        let said = self.said.lock();
+        let same = |said: &Arc<Value>, item: &Item| Arc::ptr_eq(said, &item.value) || **said == *item.value;
+        let is_new = |item: &&Item| said.get(&item.id).is_none_or(|said| !same(said, item));
+        items.iter().copied().filter(is_new).collect()
+    }
+
+    /// Whether anything was looked at.
+    pub fn is_empty(&self) -> bool {
+        self.said.lock().is_empty()
+    }
+
+    fn in_step(&self, item: &Item) {
+        self.said.lock().insert(item.id.clone(), Arc::clone(&item.value));
+    }
+
+    fn written(&self, item: &Item, desired: &Value, stored: &Value) {
+        self.applied.lock().insert(item.id.clone(), Applied::new(desired, stored));
+        self.in_step(item);
+    }
+
+    /// Forgets what is not said any more.
+    pub fn keep(&self, items: &[&Item]) {
+        let mut said = self.said.lock();
+        if said.len() > items.len() {
+            let ids: HashSet<&ObjectId> = items.iter().map(|item| &item.id).collect();
+            said.retain(|id, _| ids.contains(id));
+            self.applied.lock().retain(|id, _| ids.contains(id));
+        }
+    }
+}
 
 /// The object with the labels of its source.
 pub fn labelled(value: &Value, source: &Key) -> Value {
@@ -209,19 +249,40 @@ async fn settle(
             spec.remove("revocation");
         }
     }
-    let known = memo.lock().get(&item.id).cloned();
+    let known = memo.applied.lock().get(&item.id).cloned();
     let as_said = |found: &Value| {
         let fields = found.pointer("/metadata/managedFields").and_then(Value::as_array);
         let owned = fields.and_then(|fields| own_fields(fields, &item.id.api_version));
         in_step(&desired, found, known.as_ref(), owned)
     };
     if let Some(found) = found.filter(as_said) {
+        memo.in_step(item);
         return Ok((found, written));
     }
     let failure = |error: Error| Failure { message: said(item, &error), passes: error.passes() };
     let stored = cluster.apply(&desired, MANAGER).await.map_err(failure)?;
-    memo.lock().insert(item.id.clone(), Applied::new(&desired, &stored));
+    memo.written(item, &desired, &stored);
     Ok((stored, true))
+}
+
+/// Applies what is new before anything else is looked at: a list of ten thousand objects takes longer than one write. What goes
+/// wrong here is tried again, and told, when all is looked at. Answers how many were written.
+pub async fn apply_news(cluster: &Cluster, source: &Key, items: &[&Item], memo: &Memo) -> usize {
+    let work: Vec<_> = items
+        .iter()
+        .map(|item| async move {
+            let resource = cluster.resource(&item.id.api_version, &item.id.kind).await.ok()?;
+            if misplaced(item, resource.namespaced).is_some() {
+                return None;
+            }
+            let desired = labelled(&item.value, source);
+            let stored = cluster.apply(&desired, MANAGER).await.ok()?;
+            memo.written(item, &desired, &stored);
+            Some(())
+        })
+        .collect();
+    let written: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
+    written.into_iter().flatten().count()
 }
 
 /// A revocation is tried again soon, whatever stands in its way.
@@ -255,8 +316,8 @@ pub async fn revoke(ctx: &Ctx, source: &Key, items: &[&Item]) -> Outcome {
 
 /// Whether the record of an object is revoked, as far as the watch has shown.
 pub fn is_revoked(ledger: &Ledger, id: &ObjectId) -> bool {
-    let key = RecordKey { namespace: id.namespace.clone(), name: id.name.clone() };
-    id.kind == "ApprovedImage" && ledger.get(&key).is_some_and(|record| record.revocation.is_some())
+    let key = || RecordKey { namespace: id.namespace.clone(), name: id.name.clone() };
+    id.kind == "ApprovedImage" && ledger.get(&key()).is_some_and(|record| record.revocation.is_some())
 }
 
 /// What the API server said. Its words about a Secret may hold what is in it.
@@ -273,10 +334,13 @@ fn said(item: &Item, error: &Error) -> String {
 
 /// The part of an `ApprovedImage` that is applied under the revocation's own manager; `None` where nothing is revoked.
 pub fn revocation(object: &Value) -> Option<Value> {
-    let id = id_of(object);
-    let is_approval = id.group() == crate::api::GROUP && id.kind == "ApprovedImage";
-    let spec = object.get("spec").filter(|_| is_approval)?;
+    // Asked of every object of a commit.
+    let spec = object.get("spec").filter(|_| object["kind"] == "ApprovedImage")?;
     let revocation = spec.get("revocation")?;
+    let id = id_of(object);
+    if id.group() != crate::api::GROUP {
+        return None;
+    }
     Some(json!({
         "apiVersion": id.api_version, "kind": id.kind,
         "metadata": {"name": id.name, "namespace": id.namespace, "finalizers": [FINALIZER]},

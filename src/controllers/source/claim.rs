@@ -1,6 +1,9 @@
 //! One object has one source: the first that claimed it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Error,
@@ -34,12 +37,15 @@ impl Share<'_> {
 
 /// What of a commit is neither another source's nor the operator's own.
 pub(super) fn share<'a>(memory: &State, root: &str, key: &Key, content: &'a Content) -> Share<'a> {
-    let own: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
-    let others = memory.inventories.iter().filter(|(other, _)| *other != key);
-    let theirs: BTreeMap<_, &Key> = others
-        .flat_map(|(other, ids)| ids.iter().map(move |id| (id.identity(), other)))
-        .filter(|(identity, _)| own.contains(identity))
-        .collect();
+    let mut theirs: BTreeMap<_, &Key> = BTreeMap::new();
+    let others: Vec<_> =
+        memory.inventories.iter().filter(|(other, ids)| *other != key && !ids.is_empty()).collect();
+    if !others.is_empty() {
+        let own: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
+        let all =
+            others.into_iter().flat_map(|(other, ids)| ids.iter().map(move |id| (id.identity(), other)));
+        theirs.extend(all.filter(|(identity, _)| own.contains(identity)));
+    }
     let mut share = Share::default();
     for item in &content.items {
         let owned = theirs.get(&item.id.identity()).map(|owner| {
@@ -67,20 +73,23 @@ pub(super) fn claim<'a>(
     root: &str,
     key: &Key,
     content: &'a Content,
-) -> (Share<'a>, Inventory) {
+) -> (Share<'a>, Arc<Inventory>) {
     let share = share(memory, root, key, content);
     let claimed = memory.inventories.entry(key.clone()).or_default();
-    claimed.extend(share.inventory());
-    let claimed = claimed.clone();
-    (share, claimed)
+    let new: Vec<_> = share.items.iter().map(|item| &item.id).filter(|id| !claimed.contains(id)).collect();
+    if !new.is_empty() {
+        Arc::make_mut(claimed).extend(new.into_iter().cloned());
+    }
+    (share, Arc::clone(claimed))
 }
 
 /// Stores what a source has, if that is not what is stored.
-pub(super) async fn keep_inventory(ctx: &Ctx, key: &Key, inventory: Inventory) -> Result<(), Error> {
-    if kept(ctx, key).stored.as_ref() != Some(&inventory) {
+pub(super) async fn keep_inventory(ctx: &Ctx, key: &Key, inventory: Arc<Inventory>) -> Result<(), Error> {
+    let is = |stored: Arc<Inventory>| Arc::ptr_eq(&stored, &inventory) || stored == inventory;
+    if !kept(ctx, key).stored.is_some_and(is) {
         inventory::store(&ctx.cluster, &ctx.root, key, &inventory).await.map_err(Error::Cluster)?;
     }
-    ctx.memory.write().inventories.insert(key.clone(), inventory.clone());
+    ctx.memory.write().inventories.insert(key.clone(), Arc::clone(&inventory));
     if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
         kept.stored = Some(inventory);
     }
@@ -89,23 +98,16 @@ pub(super) async fn keep_inventory(ctx: &Ctx, key: &Key, inventory: Inventory) -
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use serde_json::{Value, json};
 
     use super::*;
     use crate::adapters::cluster::id_of;
 
     fn said(names: &[&str]) -> Content {
-        let item = |name: &&str| {
+        let item = |name: &&str| -> Arc<Item> {
             let value: Value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x"}});
-            Item {
-                id: id_of(&value),
-                value: Arc::new(value),
-                path: "a.yaml".into(),
-                document: Some(1),
-                line: Some(1),
-            }
+            let (document, line) = (Some(1), Some(1));
+            Item { id: id_of(&value), value: Arc::new(value), path: "a.yaml".into(), document, line }.into()
         };
         Content { items: names.iter().map(item).collect(), ..Content::default() }
     }

@@ -1,7 +1,7 @@
 //! What a commit says: its files read into objects, with everything that is wrong named by file and line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -19,7 +19,7 @@ use crate::{
     },
     api::{GROUP, check_strict},
     domain::{
-        inventory::{Inventory, ObjectId},
+        inventory::{Identity, Inventory, ObjectId},
         manifest::{self, Limits},
         plan::Manifest,
         workload::{Kind, WorkloadId},
@@ -106,11 +106,11 @@ const OBJECTS: usize = 50_000;
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     /// The objects, each once.
-    pub items: Vec<Item>,
+    pub items: Vec<Arc<Item>>,
     /// What is wrong.
     pub problems: Vec<Problem>,
     /// Revocations on objects that stand twice. The first of the two counts, but a revocation counts wherever it stands.
-    pub more_revocations: Vec<Item>,
+    pub more_revocations: Vec<Arc<Item>>,
     /// Documents that are no Kubernetes objects.
     pub skipped: usize,
     /// Some file could not be read whole: what is absent may only be unreadable.
@@ -120,7 +120,8 @@ pub struct Content {
 impl Content {
     /// The objects that carry a revocation.
     pub fn revoking(&self) -> Vec<&Item> {
-        self.items.iter().filter(|item| item.revokes()).chain(&self.more_revocations).collect()
+        let all = self.items.iter().filter(|item| item.revokes()).chain(&self.more_revocations);
+        all.map(AsRef::as_ref).collect()
     }
 
     /// What the objects are.
@@ -132,7 +133,7 @@ impl Content {
 /// What one file says, or one overlay.
 #[derive(Debug)]
 pub(super) struct File {
-    pub items: Vec<Item>,
+    pub items: Vec<Arc<Item>>,
     pub problems: Vec<Problem>,
     pub skipped: usize,
     pub unreadable: bool,
@@ -143,9 +144,18 @@ pub(super) struct File {
 pub struct Files {
     plain: Arc<Mutex<ByContent>>,
     built: Arc<Mutex<overlay::Built>>,
+    whole: Arc<Mutex<Vec<Whole>>>,
 }
 
-type ByContent = BTreeMap<(String, BlobId), Arc<File>>;
+/// A commit as it was read. Two of them: while a commit is held back, two are read in turns.
+#[derive(Debug)]
+struct Whole {
+    commit: CommitId,
+    paths: Vec<String>,
+    content: Arc<Content>,
+}
+
+type ByContent = BTreeMap<String, (BlobId, Arc<File>)>;
 
 impl Files {
     /// Reads a commit. Blocks.
@@ -155,29 +165,37 @@ impl Files {
         commit: CommitId,
         paths: &[String],
         kustomize: &Kustomize,
-    ) -> Result<Content, git::Error> {
+    ) -> Result<Arc<Content>, git::Error> {
+        let same = |whole: &&Whole| whole.commit == commit && whole.paths == paths;
+        if let Some(known) = self.whole.lock().iter().find(same) {
+            return Ok(Arc::clone(&known.content));
+        }
         let tree = mirror.tree(commit, paths)?;
         let overlays = overlay::read(kustomize, &mut self.built.lock(), (mirror, commit), &tree, paths)?;
-        let mut content = Reading::default();
+        let mut content = Content::default();
         for refused in tree.refused.iter().filter(|refused| !overlays.own(&refused.path)) {
             content.refuse(&refused.path, refused.reason.to_string());
         }
-        let mut now = BTreeMap::new();
+        let mut now = ByContent::new();
+        let mut before = self.plain.lock();
         for entry in tree.entries.into_iter().filter(|entry| !overlays.own(&entry.path)) {
-            let key = (entry.path, entry.blob);
-            let known = self.plain.lock().get(&key).cloned();
-            let file = match known {
-                Some(file) => file,
-                None => Arc::new(read_file(&key.0, &mirror.blob(entry.blob)?)),
+            let file = match before.remove(&entry.path) {
+                Some((blob, file)) if blob == entry.blob => file,
+                Some(_) | None => Arc::new(read_file(&entry.path, &mirror.blob(entry.blob)?)),
             };
-            content.add(&key.0, &file);
-            now.insert(key, file);
+            now.insert(entry.path, (entry.blob, file));
         }
-        for (path, file) in &overlays.files {
-            content.add(path, file);
+        let plain = now.iter().map(|(path, (_, file))| (path, file));
+        content.fold(plain.chain(overlays.files.iter().map(|(path, file)| (path, file))));
+        *before = now;
+        drop(before);
+        let content = Arc::new(content);
+        if !overlays.passing {
+            let mut whole = self.whole.lock();
+            whole.truncate(1);
+            whole.insert(0, Whole { commit, paths: paths.to_vec(), content: Arc::clone(&content) });
         }
-        *self.plain.lock() = now;
-        Ok(content.content)
+        Ok(content)
     }
 
     /// Earlier versions of workloads in the source's log, the newest first. Of plain manifests only: an overlay would have to be
@@ -211,45 +229,38 @@ impl Files {
     }
 }
 
-/// A commit while its files are put together.
-#[derive(Default)]
-struct Reading {
-    content: Content,
-    seen: BTreeMap<ObjectId, String>,
-}
-
-impl Reading {
+impl Content {
     fn refuse(&mut self, path: &str, message: String) {
-        self.content.partial = true;
-        let problem = Problem { path: path.to_owned(), ..Problem::general(message) };
-        self.content.problems.push(problem);
+        self.partial = true;
+        self.problems.push(Problem { path: path.to_owned(), ..Problem::general(message) });
     }
 
-    fn add(&mut self, path: &str, file: &File) {
-        let content = &mut self.content;
-        content.skipped += file.skipped;
-        content.partial |= file.unreadable;
-        content.problems.extend(file.problems.iter().cloned());
-        if content.items.len() + file.items.len() > OBJECTS {
-            self.refuse(
-                path,
-                format!("the source holds more than {OBJECTS} objects; split it into several sources"),
-            );
-            return;
-        }
-        for item in &file.items {
-            // Two versions of one object are one.
-            let same = ObjectId { api_version: item.id.group().to_owned(), ..item.id.clone() };
-            match self.seen.entry(same) {
-                Entry::Vacant(slot) => {
-                    slot.insert(item.place());
-                    content.items.push(item.clone());
-                }
-                Entry::Occupied(first) => {
-                    let message =
-                        format!("the same object stands in {}, which counts; remove one", first.get());
-                    content.problems.push(Problem::about(item, message));
-                    content.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
+    /// Puts the files of a commit together.
+    fn fold<'a>(&mut self, files: impl Iterator<Item = (&'a String, &'a Arc<File>)>) {
+        let mut seen: HashMap<Identity<'a>, &'a Item> = HashMap::new();
+        for (path, file) in files {
+            self.skipped += file.skipped;
+            self.partial |= file.unreadable;
+            self.problems.extend(file.problems.iter().cloned());
+            if self.items.len() + file.items.len() > OBJECTS {
+                let many =
+                    format!("the source holds more than {OBJECTS} objects; split it into several sources");
+                self.refuse(path, many);
+                break;
+            }
+            for item in &file.items {
+                // Two versions of one object are one.
+                match seen.entry(item.id.identity()) {
+                    Entry::Vacant(slot) => {
+                        slot.insert(item);
+                        self.items.push(Arc::clone(item));
+                    }
+                    Entry::Occupied(first) => {
+                        let place = first.get().place();
+                        let message = format!("the same object stands in {place}, which counts; remove one");
+                        self.problems.push(Problem::about(item, message));
+                        self.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
+                    }
                 }
             }
         }
@@ -296,7 +307,7 @@ pub(super) fn read_file(path: &str, bytes: &[u8]) -> File {
         let (document, line) = (Some(document), Some(line));
         let item = Item { id: id_of(&value), value, path: path.to_owned(), document, line };
         match check(&item) {
-            Ok(()) => file.items.push(item),
+            Ok(()) => file.items.push(Arc::new(item)),
             Err(message) => {
                 file.unreadable = true;
                 file.problems.push(Problem::about(&item, message));

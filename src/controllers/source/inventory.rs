@@ -142,9 +142,9 @@ async fn delete(
 
 /// Why git may not say an object: it would be read as an inventory, or take the place of one.
 pub fn reserved(root: &str, id: &ObjectId, object: &Value) -> Option<&'static str> {
-    let labelled = object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some());
-    let like_one = labelled || id.name.starts_with(NAME);
-    (id.api_version == "v1" && id.kind == "ConfigMap" && id.namespace == root && like_one).then_some(
+    let labelled = || object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some());
+    let among_them = id.api_version == "v1" && id.kind == "ConfigMap" && id.namespace == root;
+    (among_them && (id.name.starts_with(NAME) || labelled())).then_some(
         "ConfigMaps like this one hold the inventories of sources, which the operator alone writes; rename it, and take \
          off the label countersign.dev/inventory",
     )

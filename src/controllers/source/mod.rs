@@ -15,6 +15,7 @@ mod sync;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -56,7 +57,7 @@ struct Kept {
     files: Files,
     memo: Memo,
     /// What is stored as its inventory.
-    stored: Option<Inventory>,
+    stored: Option<Arc<Inventory>>,
     /// The commit that its workloads stand for.
     published: Option<CommitId>,
     /// How often in a row it was to be tried again soon.
@@ -65,8 +66,8 @@ struct Kept {
 
 impl Sources {
     /// Takes over an inventory as it was stored before this process.
-    pub fn loaded(&self, key: &Key, inventory: &Inventory) {
-        self.kept.lock().entry(key.clone()).or_default().stored = Some(inventory.clone());
+    pub fn loaded(&self, key: &Key, inventory: &Arc<Inventory>) {
+        self.kept.lock().entry(key.clone()).or_default().stored = Some(Arc::clone(inventory));
     }
 }
 
@@ -170,7 +171,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn content(&self, commit: CommitId) -> Result<Content, git::Error> {
+    async fn content(&self, commit: CommitId) -> Result<Arc<Content>, git::Error> {
         let (files, paths) = (self.files.clone(), self.paths.to_vec());
         let kustomize = self.ctx.kustomize.clone();
         let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths, &kustomize);

@@ -366,6 +366,7 @@ impl Gathered {
 fn read_output(path: &str, output: &[u8]) -> File {
     let mut file = read_file(path, output);
     for item in &mut file.items {
+        let item = Arc::make_mut(item);
         (item.line, item.document) = (None, None);
     }
     for problem in &mut file.problems {

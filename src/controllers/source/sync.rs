@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -146,20 +147,28 @@ async fn apply_all(
     let ctx = read.ctx;
     let (share, claimed) = claim(&mut ctx.memory.write(), &ctx.root, key, content);
     // What is about to be applied is on the list first: a crash in between must not leave objects that nobody prunes.
-    keep_inventory(ctx, key, claimed.clone()).await?;
+    keep_inventory(ctx, key, Arc::clone(&claimed)).await?;
     let stages = Stages::new(&share, kept(ctx, key).memo);
     let workloads = stages.of(Stage::Workloads);
     let (mut outcome, expected) = stages.apply(ctx, key, content, &share).await?;
     let (published, misplaced) =
         publish(read, key, workloads, head, content.partial).await.map_err(Error::Git)?;
     drop(expected);
+    if stages.news.is_some() {
+        outcome.add(stages.stage(ctx, key, Stage::Rest).await?);
+    }
+    stages.memo.keep(&share.items);
     outcome.problems.extend(misplaced);
     outcome.problems.extend(failing(ctx, workloads));
     // What git names is not pruned, also where it is refused because another source was first.
-    let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
-    let gone = claimed.into_iter().filter(|id| !named.contains(&id.identity())).collect();
-    let mut left = share.inventory();
-    left.extend(take_away(ctx, key, source, content, gone, &mut outcome).await);
+    let mut left = Arc::clone(&claimed);
+    if claimed.len() > share.items.len() {
+        let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
+        let gone = claimed.iter().filter(|id| !named.contains(&id.identity())).cloned().collect();
+        let mut own = share.inventory();
+        own.extend(take_away(ctx, key, source, content, gone, &mut outcome).await);
+        left = Arc::new(own);
+    }
     keep_inventory(ctx, key, left).await?;
     let mut problems = content.problems.clone();
     problems.extend(share.problems);
@@ -193,10 +202,15 @@ async fn take_away(
     left
 }
 
+/// So many objects that are new are applied before all others are looked at.
+const FEW: usize = 100;
+
 /// What a source may apply, by stage.
 struct Stages<'a> {
     items: BTreeMap<Stage, Vec<&'a Item>>,
     memo: Memo,
+    /// What of the rest is new, where it is little: then it comes first, and all of the rest only after the workloads.
+    news: Option<Vec<&'a Item>>,
 }
 
 impl<'a> Stages<'a> {
@@ -205,14 +219,24 @@ impl<'a> Stages<'a> {
         for item in &share.items {
             items.entry(Stage::of(item)).or_default().push(item);
         }
-        Self { items, memo }
+        let mut stages = Self { items, memo, news: None };
+        if !stages.memo.is_empty() {
+            stages.news = Some(stages.memo.news(stages.of(Stage::Rest))).filter(|news| news.len() <= FEW);
+        }
+        stages
+    }
+
+    /// Whether nothing is new of what the rest may rely on.
+    fn stand(&self) -> bool {
+        let before = [Stage::Ground, Stage::Revocations, Stage::Rules];
+        before.into_iter().all(|stage| self.memo.news(self.of(stage)).is_empty())
     }
 
     fn of(&self, stage: Stage) -> &[&'a Item] {
         self.items.get(&stage).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Applies all but the workloads. While what it answers with lives, the looks at those wait that are about to move on.
+    /// Applies all but the workloads, and but those of the rest that are not new. While what it answers with lives, the looks at those wait that are about to move on.
     async fn apply<'c>(
         &self,
         ctx: &'c Ctx,
@@ -220,7 +244,11 @@ impl<'a> Stages<'a> {
         content: &Content,
         share: &Share<'_>,
     ) -> Result<(Outcome, successor::Expected<'c>), Error> {
-        let mut outcome = self.stage(ctx, key, Stage::Ground).await?;
+        let news = self.news.as_deref().unwrap_or_default();
+        let (at_once, later) = if self.stand() { (news, &[][..]) } else { (&[][..], news) };
+        let mut outcome = Outcome::default();
+        outcome.written += apply::apply_news(&ctx.cluster, key, at_once, &self.memo).await;
+        outcome.add(self.stage(ctx, key, Stage::Ground).await?);
         let revoked = successor::newly_revoked(ctx, &content.revoking());
         let rules = self.of(Stage::Rules);
         let moving = successor::moving(ctx, self.of(Stage::Workloads), rules, &revoked);
@@ -237,7 +265,10 @@ impl<'a> Stages<'a> {
         if !ruled {
             outcome.add(self.stage(ctx, key, Stage::Rules).await?);
         }
-        outcome.add(self.stage(ctx, key, Stage::Rest).await?);
+        outcome.written += apply::apply_news(&ctx.cluster, key, later, &self.memo).await;
+        if self.news.is_none() {
+            outcome.add(self.stage(ctx, key, Stage::Rest).await?);
+        }
         Ok((outcome, expected))
     }
 
@@ -252,7 +283,8 @@ impl<'a> Stages<'a> {
     ) -> Result<Outcome, Error> {
         let mut outcome = self.stage(ctx, key, Stage::Revocations).await?;
         let refused = share.refused.iter().copied().filter(|item| item.revokes());
-        let mut alone: Vec<&Item> = refused.chain(&content.more_revocations).collect();
+        let mut alone: Vec<&Item> =
+            refused.chain(content.more_revocations.iter().map(AsRef::as_ref)).collect();
         if !outcome.unlisted.is_empty() {
             alone.extend(self.of(Stage::Revocations));
         }
