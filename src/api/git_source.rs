@@ -70,6 +70,10 @@ pub struct GitSourceSpec {
     #[serde(default = "default_max_withdrawals")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_withdrawals: u32,
+    /// Where its git server says that something was pushed, so that it is looked at at once: POST
+    /// /hooks/NAMESPACE/NAME at the operator's --receiver-addr. Default: nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<Receiver>,
     /// Whether the source rests: nothing is fetched and nothing applied, and it says so. Rollbacks and holds go
     /// on. Default false.
     #[serde(default)]
@@ -111,6 +115,43 @@ pub struct GitReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub commit: Option<String>,
+}
+
+/// Who says that something was pushed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Receiver {
+    /// How the sender shows who it is: GitHub, Gitea and Generic sign the message, GitLab sends the token. Required.
+    #[serde(rename = "type")]
+    pub sender: SenderType,
+    /// The Secret in the namespace of the source whose key "token" holds what the sender and the operator share, at
+    /// least 16 bytes. Required.
+    pub secret_ref: SecretRef,
+}
+
+/// How a sender shows who it is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SenderType {
+    /// X-Hub-Signature-256, an HMAC of the body.
+    GitHub,
+    /// X-Gitlab-Token, the token itself.
+    GitLab,
+    /// X-Gitea-Signature, an HMAC of the body; Forgejo sends it, too.
+    Gitea,
+    /// X-Signature: sha256= and an HMAC of the body in hexadecimal digits.
+    Generic,
+}
+
+/// A Secret in the namespace of the object that names it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SecretRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
 }
 
 /// What the operator found and did.

@@ -11,6 +11,7 @@ pub mod approval;
 mod changes;
 pub mod memory;
 pub mod queue;
+pub mod receive;
 pub mod report;
 mod run;
 pub mod source;
@@ -57,6 +58,8 @@ pub struct Ctx {
     pub approvals: Queue<Key>,
     /// Sources to look at.
     pub sources: Queue<Key>,
+    /// Who may say that something was pushed.
+    pub receivers: receive::Receivers,
     /// Histories and events to write.
     pub trail: Trail,
     /// Pins that only add a digest are spread in time.

@@ -13,6 +13,7 @@ pub mod ownership;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
+pub mod push;
 pub mod release;
 pub mod rollout;
 pub mod workload;

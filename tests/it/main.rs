@@ -33,6 +33,7 @@ mod story_order;
 mod story_pinning;
 mod story_proof;
 mod story_prune;
+mod story_push;
 mod story_revocation;
 mod story_safe;
 mod story_tags;
