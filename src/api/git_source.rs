@@ -144,6 +144,11 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub accepted_commit: Option<String>,
+    /// The commit whose workloads were last handed over to be rolled out: lastAppliedCommit, but for a sync that is
+    /// under way or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub published_commit: Option<String>,
     /// The commit that is not applied until a person accepts it. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,

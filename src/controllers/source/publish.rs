@@ -122,7 +122,10 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
 pub async fn recover(ctx: &Ctx, source: &GitSource) {
     let key = &(source.namespace().unwrap_or_default(), source.name_any());
     let kept = kept(ctx, key);
-    let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
+    let last = source.status.as_ref().and_then(|status| {
+        // A sync that was interrupted may have begun to roll out more than was ever applied: it does not go back.
+        status.published_commit.as_deref().or(status.last_applied_commit.as_deref())
+    });
     let known = kept.published.is_some() || source.spec.suspend || key.0 != ctx.root;
     let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
     let (name, remote) = (mirror_key(key), remote(source));

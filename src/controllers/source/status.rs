@@ -243,6 +243,27 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     Ok(())
 }
 
+/// Notes, before workloads are handed over, of which commit they are: what is begun is gone on with after a restart.
+pub(super) async fn note_published(
+    ctx: &Ctx,
+    source: &GitSource,
+    commit: CommitId,
+) -> Result<(), cluster::Error> {
+    let key = (source.namespace().unwrap_or_default(), source.name_any());
+    let known = ctx.memory.read().sources.get(&key).and_then(|known| known.status.clone());
+    let commit = commit.to_string();
+    let mut status = known.or_else(|| source.status.clone()).unwrap_or_default();
+    if status.published_commit.as_ref() == Some(&commit) {
+        return Ok(());
+    }
+    status.published_commit = Some(commit);
+    ctx.cluster.report::<GitSource, _>(&key.0, &key.1, &status).await?;
+    if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
+        std::sync::Arc::make_mut(known).status = Some(status);
+    }
+    Ok(())
+}
+
 fn wire(problem: &Problem) -> SourceProblem {
     let number = |number: Option<usize>| number.and_then(|number| u32::try_from(number).ok());
     SourceProblem {

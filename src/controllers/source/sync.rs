@@ -18,7 +18,7 @@ use super::{
     prune::prune,
     publish::publish,
     remote,
-    status::{Held, Verdict},
+    status::{Held, Verdict, note_published},
     successor::{self, PATIENCE},
 };
 use crate::{
@@ -150,6 +150,9 @@ async fn apply_all(
     let stages = Stages::new(&share, kept(ctx, key).memo);
     let workloads = stages.of(Stage::Workloads);
     let (mut outcome, expected) = stages.apply(ctx, key, content, &share).await?;
+    if !workloads.is_empty() {
+        note_published(ctx, source, head.commit).await.map_err(Error::Cluster)?;
+    }
     let (published, misplaced) =
         publish(read, key, workloads, head, content.partial).await.map_err(Error::Git)?;
     drop(expected);
