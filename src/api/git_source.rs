@@ -71,6 +71,21 @@ pub struct GitSourceSpec {
     #[serde(default = "default_max_withdrawals")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_withdrawals: u32,
+    /// The service account, in the namespace of the source, that it applies as. Outside of the operator's namespace
+    /// required. Default: the account that the operator was given for this, or its own rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+    /// The namespace that all its objects are put into, whatever they say. Outside of the operator's namespace only
+    /// the source's own. Default: where each says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub target_namespace: Option<String>,
+    /// Sources of the same namespace that must be ready before this one is applied. Its revocations count all the
+    /// same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub depends_on: Vec<SourceRef>,
     /// Where its git server says that something was pushed, so that it is looked at at once: POST
     /// /hooks/NAMESPACE/NAME at the operator's --receiver-addr. Default: nobody says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -116,6 +131,16 @@ pub struct GitReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub commit: Option<String>,
+}
+
+/// A GitSource of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SourceRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
 }
 
 /// Who says that something was pushed.

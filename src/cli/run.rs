@@ -37,6 +37,10 @@ pub(super) struct Args {
         value_name = "ADDRESS:PORT"
     )]
     metrics_addr: SocketAddr,
+    /// The service account in the operator's namespace that git sources there apply as which name none; without it they
+    /// apply with the operator's own rights
+    #[arg(long, env = "COUNTERSIGN_APPLIER", value_name = "NAME")]
+    applier: Option<String>,
     /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
     /// not served unless given
     #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
@@ -93,6 +97,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         concurrency: usize::from(args.concurrency),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
         receiver_addr: args.receiver_addr,
+        applier: args.applier,
     };
     started.ready();
     let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;

@@ -44,6 +44,8 @@ pub struct Ctx {
     pub memory: Memory,
     /// The operator's own namespace.
     pub root: String,
+    /// The service account of it that sources apply as which name none.
+    pub applier: Option<String>,
     /// What is counted.
     pub metrics: Metrics,
     /// What is loaded.

@@ -58,10 +58,25 @@ struct Receiver {
 }
 
 impl Receivers {
-    /// What is wrong with the receiver of a source, if anything.
-    pub fn problem(&self, key: &Key) -> Option<String> {
-        self.0.read().get(key)?.token.as_ref().err().cloned()
+    /// How the receiver of a source is doing.
+    pub fn state(&self, key: &Key) -> Listening {
+        match self.0.read().get(key).map(|receiver| &receiver.token) {
+            Some(Ok(_)) => Listening::Ready,
+            Some(Err(why)) => Listening::Wrong(why.clone()),
+            None => Listening::Off,
+        }
     }
+}
+
+/// How a receiver is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// It knows its token.
+    Ready,
+    /// Its token cannot be had; why.
+    Wrong(String),
+    /// None is there.
+    Off,
 }
 
 /// The path at which pushes to a source are received.

@@ -50,6 +50,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
     pub pin_interval: Duration,
+    /// The service account of the root namespace that sources of it apply as which name none; absent: the operator's rights.
+    pub applier: Option<String>,
     /// Where pushes are received, if they are.
     pub receiver_addr: Option<SocketAddr>,
 }
@@ -86,6 +88,7 @@ pub async fn run(
         cluster: Cluster::new(client),
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
+        applier: settings.applier.clone(),
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
@@ -454,7 +457,8 @@ async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
     let mut memory = ctx.memory.write();
     for (key, inventory) in loaded.inventories {
         for id in inventory.iter().filter_map(workload_id) {
-            let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
+            let desired =
+                Desired { source: key.clone(), account: None, manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);
         }
         ctx.source_state.loaded(&key, &inventory);

@@ -14,6 +14,7 @@ pub mod pattern;
 pub mod plan;
 pub mod policy;
 pub mod push;
+pub mod reach;
 pub mod release;
 pub mod rollout;
 pub mod workload;

@@ -38,6 +38,7 @@ mod story_push;
 mod story_revocation;
 mod story_safe;
 mod story_tags;
+mod story_tenant;
 mod story_unlisted;
 mod story_withdrawal;
 mod support;
