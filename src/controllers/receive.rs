@@ -40,7 +40,7 @@ const BODY: usize = 1 << 20;
 /// How often one source is made to be looked at, at most.
 const GAP: Duration = Duration::from_secs(1);
 /// How often tokens are read anew, so that a changed Secret counts.
-const TOKENS: Duration = Duration::from_secs(60);
+const TOKENS: Duration = Duration::from_mins(1);
 /// The field manager of the annotation by which a source is asked for.
 const RECEIVER: &str = "countersign-receiver";
 /// The key of a token in its Secret.
