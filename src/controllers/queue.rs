@@ -8,6 +8,10 @@ use std::{
     fmt::Debug,
     future::Future,
     hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,24 +24,35 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Queue<T> {
     requests: mpsc::UnboundedSender<ScheduleRequest<T>>,
+    open: Arc<AtomicBool>,
 }
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone() }
+        Self { requests: self.requests.clone(), open: Arc::clone(&self.open) }
     }
 }
 
 /// What comes out of a queue; given to [`run`].
 pub struct Wishes<T>(mpsc::UnboundedReceiver<ScheduleRequest<T>>);
 
-/// A new queue.
+/// A new queue. Until it is opened wishes are dropped: whoever opens it asks for everything.
 pub fn queue<T>() -> (Queue<T>, Wishes<T>) {
     let (requests, wishes) = mpsc::unbounded_channel();
-    (Queue { requests }, Wishes(wishes))
+    (Queue { requests, open: Arc::default() }, Wishes(wishes))
 }
 
 impl<T> Queue<T> {
+    /// From now on wishes are kept.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether wishes are kept: whether this process acts.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Look at it as soon as possible.
     pub fn now(&self, id: T) {
         self.after(id, Duration::ZERO);
@@ -45,6 +60,9 @@ impl<T> Queue<T> {
 
     /// Look at it after a while, if nothing makes it happen before.
     pub fn after(&self, id: T, delay: Duration) {
+        if !self.is_open() {
+            return;
+        }
         // The receiver only goes when the process stops.
         let _ = self.requests.send(ScheduleRequest { message: id, run_at: Instant::now() + delay });
     }
@@ -163,6 +181,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_id_is_never_looked_at_twice_at_once_and_nothing_is_lost() {
         let (queue, wishes) = queue::<u32>();
+        queue.now(0);
+        queue.open();
         let stop = CancellationToken::new();
         let seen = Arc::new(Mutex::new(BTreeMap::<u32, usize>::new()));
         let at_once = Arc::new(AtomicUsize::new(0));

@@ -14,10 +14,13 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod crds;
+mod deploy;
 mod faults;
 mod git;
 mod guards;
+mod install;
 mod kinds;
+mod leader;
 mod loop_closed;
 mod manifest;
 mod metrics;

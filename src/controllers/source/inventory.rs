@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The label of every ConfigMap that holds a part of an inventory.
-const LABEL: &str = "countersign.dev/inventory";
+pub const LABEL: &str = "countersign.dev/inventory";
 /// The annotation that says whose it is.
 const SOURCE: &str = "countersign.dev/source";
 
@@ -48,6 +48,12 @@ fn read_part(object: &Value) -> Option<(Key, u64, Vec<u8>)> {
     let number = object.pointer("/data/part")?.as_str()?.parse().ok()?;
     let bytes = STANDARD.decode(object.pointer("/binaryData/inventory")?.as_str()?).ok()?;
     Some(((namespace.to_owned(), name.to_owned()), number, bytes))
+}
+
+/// Whether an object is a part of an inventory that can be read.
+pub fn is_part(object: &Value) -> bool {
+    object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some())
+        && read_part(object).is_some()
 }
 
 /// Stores the inventory of a source; parts that are not needed any more go.
