@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
-use super::connect::{Alone, block_on, config};
+use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, id_of},
     api::{REVOCATION_FIELD_MANAGER, ReleaseHistory},
@@ -39,14 +39,8 @@ pub(super) struct BackupArgs {
 /// What `countersign restore` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct RestoreArgs {
-    /// The operator's own namespace; it and the definitions of the kinds must exist
-    #[arg(
-        long,
-        env = "COUNTERSIGN_ROOT_NAMESPACE",
-        default_value = "countersign-system",
-        value_name = "NAME"
-    )]
-    root_namespace: String,
+    #[command(flatten)]
+    quiet: Quiet,
     /// What countersign backup wrote; - for standard input
     file: PathBuf,
 }
@@ -107,12 +101,12 @@ enum Kept {
 }
 
 pub(super) fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let root = &args.root_namespace;
+    let root = &args.quiet.root_namespace;
     let text = read(&args.file)?;
     // All is checked before anything is written.
     let kept = parse(&text, root).with_context(|| format!("{} is no usable backup", args.file.display()))?;
     let restored = block_on(async {
-        let alone = Alone::wait(root).await?;
+        let alone = Alone::wait(&args.quiet).await?;
         let mut counts = [0_usize; 3];
         for item in &kept {
             put_back(&alone.cluster, root, item).await?;

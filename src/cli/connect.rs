@@ -12,8 +12,21 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// How long a command waits until no operator leads any more: longer than a lease lasts, and than an operator takes to end.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Where the operator is, and how long a command that needs it to stand still waits for that.
+#[derive(Debug, clap::Args)]
+pub(super) struct Quiet {
+    /// The operator's own namespace
+    #[arg(
+        long,
+        env = "COUNTERSIGN_ROOT_NAMESPACE",
+        default_value = "countersign-system",
+        value_name = "NAME"
+    )]
+    pub root_namespace: String,
+    /// How long to wait until no operator leads; an operator that failed leads for 15 s more
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    wait_seconds: u64,
+}
 
 /// The configuration of the cluster that is found.
 pub(super) async fn config() -> anyhow::Result<kube::Config> {
@@ -50,18 +63,18 @@ pub(super) struct Alone {
 
 impl Alone {
     /// Waits until no operator leads.
-    pub async fn wait(root: &str) -> anyhow::Result<Self> {
+    pub async fn wait(quiet: &Quiet) -> anyhow::Result<Self> {
+        let Quiet { root_namespace: root, wait_seconds } = quiet;
         let config = config().await?;
         let fence = Fence::shut();
         let cluster =
             Cluster::new(fence.client(config.clone()).context("cannot make a client of the cluster")?);
         let unfenced = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
         let candidate = Candidate::new(unfenced, root, fence, Metrics::new());
-        let Ok(lease) = timeout(PATIENCE, candidate.acquire()).await else {
+        let Ok(lease) = timeout(Duration::from_secs(*wait_seconds), candidate.acquire()).await else {
             bail!(
-                "after {} s an operator still leads (see the Lease countersign in the namespace {root}), or the lease cannot be had; \
-                 end it first: kubectl -n {root} scale deployment countersign --replicas=0",
-                PATIENCE.as_secs()
+                "after {wait_seconds} s an operator still leads (see the Lease countersign in the namespace {root}), or the lease cannot be had; \
+                 end it first: kubectl -n {root} scale deployment countersign --replicas=0"
             )
         };
         let done = CancellationToken::new();

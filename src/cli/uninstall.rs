@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::connect::{Alone, block_on, config};
+use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, Error, id_of},
     controllers::source::apply::FINALIZER,
@@ -19,14 +19,8 @@ use crate::{
 /// What `countersign uninstall` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The operator's own namespace
-    #[arg(
-        long,
-        env = "COUNTERSIGN_ROOT_NAMESPACE",
-        default_value = "countersign-system",
-        value_name = "NAME"
-    )]
-    root_namespace: String,
+    #[command(flatten)]
+    quiet: Quiet,
     /// Also delete the kinds with all policies, approvals, revocations, sources and histories, and the namespace
     #[arg(long)]
     all: bool,
@@ -34,60 +28,35 @@ pub(super) struct Args {
 
 /// What the objects of an installation carry, by kustomize and by Helm.
 const INSTALLED: &str = "app.kubernetes.io/part-of=countersign";
-/// Everything an installation is made of but its Deployment, and whether it stands in the root namespace.
-const PARTS: &[(&str, &str, Place)] = &[
-    ("policy/v1", "PodDisruptionBudget", Place::Root),
-    ("networking.k8s.io/v1", "NetworkPolicy", Place::Root),
-    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", Place::Cluster),
-    ("rbac.authorization.k8s.io/v1", "ClusterRole", Place::Cluster),
-    ("rbac.authorization.k8s.io/v1", "RoleBinding", Place::Root),
-    ("rbac.authorization.k8s.io/v1", "Role", Place::Root),
-    ("v1", "ServiceAccount", Place::Root),
+/// What an installation is made of in the whole cluster.
+const CLUSTER_PARTS: &[(&str, &str)] = &[
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"),
 ];
-/// How long pods and definitions may take to go.
+/// What it is made of in the root namespace, its Deployment apart.
+const ROOT_PARTS: &[(&str, &str)] = &[
+    ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "Role"),
+    ("v1", "ServiceAccount"),
+];
+/// How long a definition or the namespace may take to go.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-enum Place {
-    Root,
-    Cluster,
-}
-
 pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
-    let root = args.root_namespace.as_str();
+    let root = args.quiet.root_namespace.as_str();
     block_on(async {
         let client =
             kube::Client::try_from(config().await?).context("cannot make a client of the cluster")?;
-        let free = Cluster::new(client);
-        // First, or it would set its finalizers again.
-        for object in listed(&free, "apps/v1", "Deployment", root).await? {
-            delete(&free, &object, out).await?;
+        let cluster = Cluster::new(client);
+        if cluster.get(&object("v1", "Namespace", "", root)).await.map_err(explain)?.is_some() {
+            stop(&cluster, &args.quiet, out).await?;
         }
-        writeln!(out, "waiting until no operator leads")?;
-        let alone = Alone::wait(root).await?;
-        let freed = free_revocations(&alone.cluster).await?;
-        writeln!(out, "{freed} revocations let go of their finalizer; they stay")?;
-        for (api_version, kind, place) in PARTS {
-            let namespace = match place {
-                Place::Root => root,
-                Place::Cluster => "",
-            };
-            for object in listed(&free, api_version, kind, namespace).await? {
-                delete(&free, &object, out).await?;
-            }
-        }
-        // Only now: without rights no replica that is slow to end can lead again.
-        alone.end().await?;
-        let lease = ObjectId {
-            api_version: "coordination.k8s.io/v1".to_owned(),
-            kind: "Lease".to_owned(),
-            namespace: root.to_owned(),
-            name: crate::controllers::lead::LEASE.to_owned(),
-        };
-        if let Some(found) = free.get(&lease).await.map_err(explain)? {
-            delete(&free, &found, out).await?;
-        }
+        // Of an installation whose namespace was deleted.
+        delete_parts(&cluster, "", out).await?;
         if args.all {
-            delete_everything(&free, root, out).await?;
+            delete_everything(&cluster, root, out).await?;
         } else {
             writeln!(
                 out,
@@ -96,6 +65,49 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Ends the operator, and frees what only it would let go.
+async fn stop(cluster: &Cluster, quiet: &Quiet, out: &mut impl Write) -> anyhow::Result<()> {
+    let root = quiet.root_namespace.as_str();
+    // First, or it would set its finalizers again.
+    for object in listed(cluster, "apps/v1", "Deployment", root).await? {
+        delete(cluster, &object, out).await?;
+    }
+    writeln!(out, "waiting until no operator leads")?;
+    let alone = Alone::wait(quiet).await?;
+    let freed = free_revocations(&alone.cluster).await?;
+    writeln!(out, "{freed} revocations let go of their finalizer; they stay")?;
+    delete_parts(&alone.cluster, "", out).await?;
+    delete_parts(&alone.cluster, root, out).await?;
+    // Only now: without rights no replica that is slow to end can lead again.
+    alone.end().await?;
+    let lease = object("coordination.k8s.io/v1", "Lease", root, crate::controllers::lead::LEASE);
+    if let Some(found) = cluster.get(&lease).await.map_err(explain)? {
+        delete(cluster, &found, out).await?;
+    }
+    Ok(())
+}
+
+/// Deletes the parts of an installation that stand in a namespace, or (empty) in none.
+async fn delete_parts(cluster: &Cluster, namespace: &str, out: &mut impl Write) -> anyhow::Result<()> {
+    let parts = if namespace.is_empty() { CLUSTER_PARTS } else { ROOT_PARTS };
+    for (api_version, kind) in parts {
+        for object in listed(cluster, api_version, kind, namespace).await? {
+            delete(cluster, &object, out).await?;
+        }
+    }
+    Ok(())
+}
+
+fn object(api_version: &str, kind: &str, namespace: &str, name: &str) -> ObjectId {
+    let text = str::to_owned;
+    ObjectId {
+        api_version: text(api_version),
+        kind: text(kind),
+        namespace: text(namespace),
+        name: text(name),
+    }
 }
 
 async fn listed(
@@ -142,19 +154,10 @@ async fn free_revocations(cluster: &Cluster) -> anyhow::Result<usize> {
 async fn delete_everything(cluster: &Cluster, root: &str, out: &mut impl Write) -> anyhow::Result<()> {
     let mut gone = Vec::new();
     for definition in crate::api::crds() {
-        gone.push(ObjectId {
-            api_version: "apiextensions.k8s.io/v1".to_owned(),
-            kind: "CustomResourceDefinition".to_owned(),
-            namespace: String::new(),
-            name: definition.metadata.name.unwrap_or_default(),
-        });
+        let name = definition.metadata.name.unwrap_or_default();
+        gone.push(object("apiextensions.k8s.io/v1", "CustomResourceDefinition", "", &name));
     }
-    gone.push(ObjectId {
-        api_version: "v1".to_owned(),
-        kind: "Namespace".to_owned(),
-        namespace: String::new(),
-        name: root.to_owned(),
-    });
+    gone.push(object("v1", "Namespace", "", root));
     for id in gone {
         if let Some(found) = cluster.get(&id).await.map_err(explain)? {
             delete(cluster, &found, out).await?;

@@ -21,6 +21,7 @@ mod guards;
 mod install;
 mod kinds;
 mod leader;
+mod lifecycle;
 mod loop_closed;
 mod manifest;
 mod metrics;
