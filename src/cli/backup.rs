@@ -213,7 +213,7 @@ async fn put_back(cluster: &Cluster, root: &str, kept: &Kept) -> anyhow::Result<
 mod tests {
     use super::*;
 
-    fn problem(items: Value) -> String {
+    fn problem(items: &Value) -> String {
         let text = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
         parse(&text, "root").err().map(|error| format!("{error:#}")).unwrap_or_default()
     }
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_no_backup_is_refused_by_name() {
         let of = |api_version: &str, kind: &str, namespace: &str| json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "a", "namespace": namespace}, "spec": {}});
-        assert_eq!(problem(json!([])), "");
+        assert_eq!(problem(&json!([])), "");
         for (item, says) in [
             (of("v1", "Secret", "root"), "v1 Secret is not restored"),
             (of("v1", "ConfigMap", "root"), "no part of an inventory"),
@@ -231,7 +231,7 @@ mod tests {
             (of(OURS, "ReleaseHistory", "root"), "not a ReleaseHistory"),
             (of(OURS, "ApprovedImage", "team"), "no revocation"),
         ] {
-            let found = problem(json!([item]));
+            let found = problem(&json!([item]));
             assert!(found.contains(says), "{found}");
         }
         assert!(parse("items: []", "root").is_err());

@@ -50,7 +50,8 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         let client =
             kube::Client::try_from(config().await?).context("cannot make a client of the cluster")?;
         let cluster = Cluster::new(client);
-        if cluster.get(&object("v1", "Namespace", "", root)).await.map_err(explain)?.is_some() {
+        if cluster.get(&object("v1", "Namespace", "", root)).await.map_err(|error| explain(&error))?.is_some()
+        {
             stop(&cluster, &args.quiet, out).await?;
         }
         // Of an installation whose namespace was deleted.
@@ -83,7 +84,7 @@ async fn stop(cluster: &Cluster, quiet: &Quiet, out: &mut impl Write) -> anyhow:
     // Only now: without rights no replica that is slow to end can lead again.
     alone.end().await?;
     let lease = object("coordination.k8s.io/v1", "Lease", root, crate::controllers::lead::LEASE);
-    if let Some(found) = cluster.get(&lease).await.map_err(explain)? {
+    if let Some(found) = cluster.get(&lease).await.map_err(|error| explain(&error))? {
         delete(cluster, &found, out).await?;
     }
     Ok(())
@@ -116,14 +117,14 @@ async fn listed(
     kind: &str,
     namespace: &str,
 ) -> anyhow::Result<Vec<Value>> {
-    let resource = cluster.resource(api_version, kind).await.map_err(explain)?;
-    cluster.list(&resource, namespace, INSTALLED).await.map_err(explain)
+    let resource = cluster.resource(api_version, kind).await.map_err(|error| explain(&error))?;
+    cluster.list(&resource, namespace, INSTALLED).await.map_err(|error| explain(&error))
 }
 
 async fn delete(cluster: &Cluster, object: &Value, out: &mut impl Write) -> anyhow::Result<()> {
     let id = id_of(object);
     let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-    cluster.delete(&id, uid).await.map_err(explain)?;
+    cluster.delete(&id, uid).await.map_err(|error| explain(&error))?;
     writeln!(out, "deleted {id}")?;
     Ok(())
 }
@@ -132,10 +133,10 @@ async fn delete(cluster: &Cluster, object: &Value, out: &mut impl Write) -> anyh
 async fn free_revocations(cluster: &Cluster) -> anyhow::Result<usize> {
     let resource = match cluster.resource("countersign.dev/v1alpha1", "ApprovedImage").await {
         Err(Error::NoSuchKind { .. }) => return Ok(0),
-        found => found.map_err(explain)?,
+        found => found.map_err(|error| explain(&error))?,
     };
     let mut freed = 0;
-    for object in cluster.list(&resource, "", "").await.map_err(explain)? {
+    for object in cluster.list(&resource, "", "").await.map_err(|error| explain(&error))? {
         let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
         let Some(at) = finalizers.and_then(|all| all.iter().position(|name| name == FINALIZER)) else {
             continue;
@@ -145,7 +146,7 @@ async fn free_revocations(cluster: &Cluster) -> anyhow::Result<usize> {
         match cluster.json_patch(&id_of(&object), patch).await {
             Ok(_) => freed += 1,
             Err(error) if error.code() == Some(404) => {}
-            Err(error) => return Err(explain(error)),
+            Err(error) => return Err(explain(&error)),
         }
     }
     Ok(freed)
@@ -159,7 +160,7 @@ async fn delete_everything(cluster: &Cluster, root: &str, out: &mut impl Write) 
     }
     gone.push(object("v1", "Namespace", "", root));
     for id in gone {
-        if let Some(found) = cluster.get(&id).await.map_err(explain)? {
+        if let Some(found) = cluster.get(&id).await.map_err(|error| explain(&error))? {
             delete(cluster, &found, out).await?;
             until_gone(cluster, &id).await?;
         }
@@ -169,7 +170,7 @@ async fn delete_everything(cluster: &Cluster, root: &str, out: &mut impl Write) 
 
 async fn until_gone(cluster: &Cluster, id: &ObjectId) -> anyhow::Result<()> {
     let began = Instant::now();
-    while cluster.get(id).await.map_err(explain)?.is_some() {
+    while cluster.get(id).await.map_err(|error| explain(&error))?.is_some() {
         ensure!(
             began.elapsed() < PATIENCE,
             "{id} is still there after {} s: something else holds it (see its status)",
@@ -180,6 +181,6 @@ async fn until_gone(cluster: &Cluster, id: &ObjectId) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn explain(error: Error) -> anyhow::Error {
+fn explain(error: &Error) -> anyhow::Error {
     anyhow::anyhow!(error.explain())
 }

@@ -114,21 +114,20 @@ pub async fn run(
         }
     }
     let acted = CancellationToken::new();
-    let mut keeping = match candidate {
-        Some(candidate) => {
-            let lease = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = all_end(&mut tasks, &stop) => return Ok(()),
-                lease = candidate.acquire() => lease,
-            };
-            let acted = acted.clone();
-            tokio::spawn(async move { candidate.keep(lease, &acted).await })
-        }
-        None => {
-            ctx.metrics.set_leader(true);
-            let acted = acted.clone();
-            tokio::spawn(async move { Ok(acted.cancelled().await) })
-        }
+    let until = acted.clone();
+    let mut keeping = if let Some(candidate) = candidate {
+        let lease = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = all_end(&mut tasks, &stop) => return Ok(()),
+            lease = candidate.acquire() => lease,
+        };
+        tokio::spawn(async move { candidate.keep(lease, &until).await })
+    } else {
+        ctx.metrics.set_leader(true);
+        tokio::spawn(async move {
+            until.cancelled().await;
+            Ok(())
+        })
     };
     let ended = tokio::select! {
         ended = act(&ctx, changes, wishes, settings.concurrency, &mut tasks, &stop) => ended,

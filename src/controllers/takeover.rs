@@ -2,12 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use kube::ResourceExt;
 use tokio::time::sleep;
 
 use super::{
     Ctx, Shared,
-    memory::{Desired, State},
+    memory::Desired,
     run::note_validity,
     source::{self, content::workload_id, inventory},
     trail,
@@ -75,20 +74,11 @@ async fn load_histories(ctx: &Ctx) -> Result<(), Error> {
         let read = serde_json::from_value::<ReleaseHistory>(object).map_err(|error| error.to_string());
         let key = (id.namespace, id.name);
         note_validity(&mut memory, "ReleaseHistory", &key, read.as_ref().err().cloned());
-        if let Ok(object) = read {
-            keep(&mut memory, &object);
+        if let Some((id, tracked)) = read.ok().as_ref().and_then(trail::stored) {
+            memory.histories.insert(id, tracked);
         }
     }
     Ok(())
-}
-
-fn keep(memory: &mut State, object: &ReleaseHistory) {
-    match trail::stored(object) {
-        Some((id, tracked)) => {
-            memory.histories.insert(id, tracked);
-        }
-        None => tracing::debug!(history = object.name_any(), "of a kind that this version does not know"),
-    }
 }
 
 /// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.

@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use crate::{
     controlplane::{Audit, ControlPlane, Options, eventually},
     deploy::{base, deploy},
+    installed::{api_of, apply_base, operator_with_its_own_rights},
     support::{
-        installed::{api_of, apply_base, operator_with_its_own_rights},
         operator::ROOT,
         scene::{SOON, Scene},
     },

@@ -3,6 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use countersign::{
+    adapters::cluster::Cluster,
+    api::{ReleaseHistory, ReleaseHistoryStatus},
+};
 use k8s_openapi::api::{coordination::v1::Lease, rbac::v1::ClusterRoleBinding};
 use kube::{
     Api,
@@ -148,7 +152,10 @@ async fn a_leader_that_was_frozen_writes_nothing_when_it_wakes_up() {
 async fn a_leader_that_is_told_to_end_hands_over_at_once() {
     let Pair { plane, first, second, _turn } = pair().await;
     let scene = Scene::on(plane, "handover").await;
-    scene.approve(&[0]).await;
+    scene.approve(&[0, 1, 2]).await;
+    scene.ran("cart", &[0, 1]).await;
+    scene.revoke(1).await;
+    scene.held_at("Deployment", "cart", &scene.pin(0)).await;
     let began = Instant::now();
     first.signal("TERM");
     leads(second).await;
@@ -158,8 +165,37 @@ async fn a_leader_that_is_told_to_end_hands_over_at_once() {
     assert!(log.contains("the lease is let go"), "{log}");
     let lease = leases(plane).get("countersign").await.unwrap().spec.unwrap();
     assert_eq!(lease.lease_transitions, Some(2), "{lease:?}");
-    scene.ship("Deployment", "cart", 0).await;
-    assert!(writes(plane, "first").iter().all(|event| !event.is_about("deployments", &scene.namespace)));
+    // The successor knows the hold, and how it ends.
+    let handed_over = writes(plane, "first").len();
+    scene.sets("somebody", "cart", &scene.tag(1)).await;
+    scene.held_at("Deployment", "cart", &scene.pin(0)).await;
+    scene.ship("Deployment", "cart", 2).await;
+    assert_eq!(writes(plane, "first").len(), handed_over);
+}
+
+/// If this fails, a record that was on its way while another took over replaces what the other recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_only_written_on_the_version_that_was_seen() {
+    let plane = crate::support::scene::shared_plane().await;
+    let cluster = Cluster::new(plane.client());
+    let name = "version-of-a-history";
+    let object = json!({
+        "apiVersion": "countersign.dev/v1alpha1", "kind": "ReleaseHistory",
+        "metadata": {"name": name, "namespace": ROOT},
+        "spec": {"workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "namespace": "nowhere", "name": "cart"}},
+    });
+    let created = cluster.apply(&object, "countersign").await.unwrap();
+    let version =
+        |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let status =
+        |uid: &str| ReleaseHistoryStatus { uid: Some(uid.to_owned()), ..ReleaseHistoryStatus::default() };
+    let report = async |uid: &str, seen: &str| {
+        cluster.report_on::<ReleaseHistory, _>(ROOT, name, &status(uid), Some(seen)).await
+    };
+    let first = report("of the leader", &version(&created)).await.unwrap();
+    let late = report("of the one before", &version(&created)).await.unwrap_err();
+    assert_eq!(late.code(), Some(409), "{late}");
+    report("of the leader, again", &version(&first)).await.unwrap();
 }
 
 /// If this fails, an API server that stood still lets two operators act when it goes on, or ends both.

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     deploy::base,
+    installed::{api_of, apply_base, command, name_of, operator_with_its_own_rights, run},
     support::{
-        installed::{api_of, apply_base, command, name_of, operator_with_its_own_rights, run},
         operator::Operator,
         scene::{SOON, Scene},
     },

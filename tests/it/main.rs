@@ -19,6 +19,7 @@ mod faults;
 mod git;
 mod guards;
 mod install;
+mod installed;
 mod kinds;
 mod leader;
 mod lifecycle;

@@ -1,6 +1,5 @@
 //! What the tests stand on.
 
-pub mod installed;
 pub mod manifests;
 pub mod operator;
 pub mod repo;

@@ -13,13 +13,13 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::operator::{Operator, ROOT};
 use crate::{
     controlplane::{ControlPlane, eventually},
     deploy::base,
+    support::operator::{Operator, ROOT},
 };
 
-/// Kind, plural, and whether its objects stand in a namespace.
+/// The kinds of the base, and their resources.
 const PLURALS: &[(&str, &str)] = &[
     ("CustomResourceDefinition", "customresourcedefinitions"),
     ("Namespace", "namespaces"),
