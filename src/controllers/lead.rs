@@ -94,7 +94,8 @@ impl Candidate {
             Some((known, since)) if *known == version => *since,
             Some(_) | None => seen.insert((version, Moment::now())).1,
         };
-        if !is_free(&lease, since.elapsed()) {
+        // It is this process's own when the answer to an earlier try was lost.
+        if !is_free(&lease, since.elapsed()) && holder(&lease) != self.identity {
             return Ok(None);
         }
         let before = holder(&lease).to_owned();

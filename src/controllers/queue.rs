@@ -79,6 +79,10 @@ pub enum Next {
     Retry,
 }
 
+/// How long what is under way may take once the token is cancelled. Writes take less; what waits for a git server that does not
+/// answer must not keep a successor waiting.
+const GRACE: Duration = Duration::from_secs(10);
+
 /// Takes ids out of the queue until the token is cancelled, and then waits for what is under way. `look` is never run
 /// twice at once for one id, and `concurrency` times at once at most.
 pub async fn run<T, F, Fut>(
@@ -127,7 +131,10 @@ pub async fn run<T, F, Fut>(
             }
         }
     }
-    while tasks.join_next().await.is_some() {}
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        tracing::warn!(seconds = GRACE.as_secs(), "what is still under way is left");
+    }
 }
 
 /// A look that panics is a look that failed: it must not take the others with it, nor its id out of circulation.
@@ -225,5 +232,29 @@ mod tests {
         stop.cancel();
         running.await.unwrap();
         assert_eq!(*seen.lock(), BTreeMap::from([(0, 2), (1, 3), (2, 2), (3, 2), (4, 1)]));
+    }
+
+    /// If this fails, a git server that hangs keeps the operator from ending, and its successor from leading.
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_does_not_keep_it_from_ending() {
+        let (queue, wishes) = queue::<u32>();
+        queue.open();
+        queue.now(0);
+        let stop = CancellationToken::new();
+        let (began, begun) = tokio::sync::oneshot::channel::<()>();
+        let began = Arc::new(Mutex::new(Some(began)));
+        let look = move |_| {
+            let began = began.lock().take();
+            async move {
+                began.unwrap().send(()).unwrap();
+                std::future::pending().await
+            }
+        };
+        let running = tokio::spawn(run(queue, wishes, 2, stop.clone(), look));
+        begun.await.unwrap();
+        let asked = Instant::now();
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(asked.elapsed(), GRACE);
     }
 }

@@ -150,6 +150,12 @@ fn helm_renders_the_same_objects_as_kustomize() {
     for (identity, object) in &base {
         assert_eq!(&rendered[identity], object, "{identity:?}");
     }
+    let helm = find_or_build(&[&HELM]).unwrap().remove(HELM.name).unwrap();
+    output(
+        Command::new(helm)
+            .args(["lint", "--strict", "--kube-version", "1.33.0"])
+            .arg(deploy("chart/countersign")),
+    );
     let other = by_identity(chart(&["image=registry.example/other@sha256:00", "replicas=3"]));
     let deployment = &other[&("Deployment".to_owned(), "countersign".to_owned())];
     assert_eq!(deployment["spec"]["replicas"], 3);
