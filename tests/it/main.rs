@@ -14,10 +14,15 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod crds;
+mod deploy;
 mod faults;
 mod git;
 mod guards;
+mod install;
+mod installed;
 mod kinds;
+mod leader;
+mod lifecycle;
 mod loop_closed;
 mod manifest;
 mod metrics;
