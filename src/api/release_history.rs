@@ -208,9 +208,14 @@ pub struct Hold {
     /// Since when.
     #[schemars(schema_with = "schema::timestamp")]
     pub since: Time,
-    /// The images that were rejected. The hold ends when permitted ones other than these are wanted.
+    /// The images that were rejected. The hold ends when permitted ones other than these are wanted, and after
+    /// a failed rollout of a workload that git owns when git asks for anything else in its pod template.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub rejected: Vec<Rejected>,
+    /// The id of the release whose rollout failed, and is kept out. Absent: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failed_release: Option<String>,
     /// The id of the release that is held.
     #[schemars(length(min = 1, max = 64))]
     pub target: String,
@@ -234,6 +239,22 @@ pub struct Rejected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 135), regex(pattern = schema::DIGEST))]
     pub digest: Option<String>,
+    /// Why it was rejected. Revoked: it was revoked. FailedRollout: its containers kept crashing.
+    #[serde(default)]
+    pub cause: RejectionCause,
+}
+
+/// Why an image was rejected.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum RejectionCause {
+    /// It was revoked.
+    #[default]
+    Revoked,
+    /// Its containers started and kept crashing.
+    FailedRollout,
 }
 
 /// One move back to an earlier release.

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod ownership;
 pub mod pattern;
 pub mod plan;
+pub mod pods;
 pub mod policy;
 pub mod release;
 pub mod rollout;

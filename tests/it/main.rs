@@ -28,6 +28,7 @@ mod rules;
 mod story_away;
 mod story_config;
 mod story_drift;
+mod story_failed;
 mod story_hold;
 mod story_order;
 mod story_pinning;

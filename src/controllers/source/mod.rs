@@ -320,7 +320,7 @@ async fn apply_all(
     let mut failed = None;
     let mut expected = None;
     // Whatever else of a commit fails, its revocations count.
-    for stage in order.into_iter() {
+    for stage in order {
         if stage == Stage::Revocations {
             expected = Some(successor::expect(ctx, &moving, &revoked));
         } else if failed.is_some() {

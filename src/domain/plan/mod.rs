@@ -10,9 +10,12 @@
 //! The shell acts first and records after: [`Plan::history`] is what to record once [`Plan::action`] is done.
 
 mod decide;
+mod failed;
 mod observe;
 mod target;
 mod wish;
+
+pub use failed::pods_matter;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,6 +25,7 @@ use serde_json::Value;
 use super::{
     drift::{Applied, in_step},
     image::{ImageRef, same_reference},
+    pods::Trouble,
     policy::Judge,
     release::History,
     rollout::Rollout,
@@ -64,6 +68,8 @@ pub struct Live {
     pub object: Arc<Value>,
     /// How far its rollout is.
     pub rollout: Rollout,
+    /// Why it does not come up, where that was looked at.
+    pub trouble: Option<Trouble>,
     /// Another field manager owns something in its pod spec.
     pub others_own_pod_spec: bool,
     /// A patch of ours left its entry in the managed fields.
@@ -227,7 +233,7 @@ pub fn plan(world: &World<'_>) -> Plan {
         missing: decision.missing,
         action: decision.target.as_ref().and_then(|target| action(world, target)),
         history: Some(decision.history),
-        record_first: false,
+        record_first: decision.record_first,
         fallback: target::choose(world, &observed.history, &target::all_of_present(&observed.history))
             .is_some(),
         recheck: [observed.recheck, world.next_change(&observed.history)].into_iter().flatten().min(),

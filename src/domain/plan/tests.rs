@@ -35,10 +35,21 @@ struct Sim {
     earlier: Vec<Manifest>,
     paused: Option<&'static str>,
     unreadable_records: bool,
+    /// What goes wrong with the pods of the n-th image.
+    faults: BTreeMap<u8, Fault>,
     clock: i64,
     versions: u64,
     /// Every write that changed an image, as the images after it.
     writes: Vec<Images>,
+}
+
+/// What goes wrong with pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Containers start and keep crashing.
+    Crashes,
+    /// The image cannot be pulled.
+    Unpullable,
 }
 
 fn tag(n: u8) -> String {
@@ -51,7 +62,7 @@ fn pin(n: u8) -> String {
 
 fn object(image: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "cart", "namespace": "shop"},
-        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
+        "spec": {"replicas": 1, "progressDeadlineSeconds": 50, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
 }
 
 fn manifest(image: &str) -> Manifest {
@@ -103,6 +114,7 @@ impl Sim {
             earlier: Vec::new(),
             paused: None,
             unreadable_records: false,
+            faults: BTreeMap::new(),
             clock: 1000,
             versions: 0,
             writes: Vec::new(),
@@ -154,12 +166,36 @@ impl Sim {
             resource_version: self.versions.to_string(),
             object: Arc::new(object),
             rollout,
+            trouble: None,
             others_own_pod_spec: others && self.git.is_some(),
             own_update_entry: false,
             own_fields: self.live.as_ref().and_then(|live| live.own_fields.clone()),
             deleting: false,
             applied: None,
         });
+        self.roll();
+    }
+
+    /// What becomes of the rollout: past its deadline while something is wrong with its pods.
+    fn roll(&mut self) {
+        let runs = self.runs();
+        let fault = self.faults.iter().find(|(n, _)| runs.contains(&tag(**n))).map(|(_, fault)| *fault);
+        let Some(live) = self.live.as_mut() else { return };
+        if live.rollout == Rollout::Idle {
+            return;
+        }
+        (live.rollout, live.trouble) = match fault {
+            None => (Rollout::Complete, None),
+            Some(Fault::Crashes) => (Rollout::Stuck, Some(Trouble::Crashing("app kept crashing".into()))),
+            Some(Fault::Unpullable) => {
+                (Rollout::Stuck, Some(Trouble::NotStarted("app cannot be pulled".into())))
+            }
+        };
+    }
+
+    /// Policy asks for failed rollouts to be taken back.
+    fn take_failed_back(&mut self) {
+        self.policies[0].on_failed_rollout = Some(crate::domain::policy::OnFailedRollout::LastGood);
     }
 
     fn plan(&self) -> Plan {
@@ -592,7 +628,9 @@ fn a_rollback_to_a_release_that_was_good_completes_or_fails() {
         let plan = stuck.plan();
         stuck.act(&plan.action.clone().unwrap()).unwrap();
         stuck.record(&plan);
-        stuck.live.as_mut().unwrap().rollout = Rollout::Stuck;
+        stuck.faults.insert(1, Fault::Crashes);
+        stuck.roll();
+        stuck.clock += 60;
         assert_eq!(stuck.settle().state, State::Held);
         assert_eq!(last(&stuck), Some(RollbackOutcome::Failed));
         assert_eq!(stuck.history.present().unwrap().outcome, Outcome::Good, "it proved itself before");
@@ -867,6 +905,8 @@ enum Event {
     Delete,
     Away(bool),
     Pause(bool),
+    Fault(u8, Option<Fault>),
+    TakeFailedBack,
     Wait,
 }
 
@@ -877,7 +917,10 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => n.clone().prop_map(Event::Withdraw),
         3 => n.clone().prop_map(Event::Revoke),
         4 => (n.clone(), any::<bool>()).prop_map(|(n, pinned)| Event::GitWants(n, pinned)),
-        3 => (n, any::<bool>()).prop_map(|(n, pinned)| Event::SomebodySets(n, pinned)),
+        3 => (n.clone(), any::<bool>()).prop_map(|(n, pinned)| Event::SomebodySets(n, pinned)),
+        2 => (n, prop_oneof![Just(None), Just(Some(Fault::Crashes)), Just(Some(Fault::Unpullable))])
+            .prop_map(|(n, fault)| Event::Fault(n, fault)),
+        1 => Just(Event::TakeFailedBack),
         1 => prop_oneof![Just(Mode::Enforce), Just(Mode::Audit)].prop_map(Event::Mode),
         1 => Just(Event::Delete),
         1 => any::<bool>().prop_map(Event::Away),
@@ -915,6 +958,14 @@ impl Sim {
             Event::Delete => self.live = None,
             Event::Away(away) => self.away = *away,
             Event::Pause(paused) => self.paused = paused.then_some("test"),
+            Event::Fault(n, fault) => {
+                match fault {
+                    Some(fault) => self.faults.insert(*n, *fault),
+                    None => self.faults.remove(n),
+                };
+                self.roll();
+            }
+            Event::TakeFailedBack => self.take_failed_back(),
             Event::Wait => self.clock += 60,
         }
     }
@@ -981,6 +1032,40 @@ proptest! {
             }
             sim.settle();
         }
+    }
+
+    /// What failed is taken back once at most, and then everything stays as it is.
+    #[test]
+    fn a_failed_rollout_is_taken_back_once(events in events(), owned in any::<bool>()) {
+        let mut sim = Sim::new();
+        sim.take_failed_back();
+        for event in &events {
+            sim.happen(event, owned);
+            sim.settle();
+        }
+        sim.writes.clear();
+        for _ in 0..4 {
+            sim.clock += 60;
+            sim.settle();
+        }
+        prop_assert!(sim.writes.len() <= 1, "{:?}", sim.writes);
+    }
+
+    /// An image that cannot be pulled takes nothing back, whatever a policy says.
+    #[test]
+    fn what_never_started_is_never_taken_back(events in events(), owned in any::<bool>()) {
+        let mut sim = Sim::new();
+        sim.take_failed_back();
+        for event in &events {
+            if !matches!(event, Event::Fault(_, Some(Fault::Crashes))) {
+                sim.happen(event, owned);
+            }
+            sim.settle();
+        }
+        sim.writes.clear();
+        sim.clock += 600;
+        sim.settle();
+        prop_assert_eq!(sim.writes, Vec::<Images>::new());
     }
 
     /// A source that cannot be read moves nothing.
