@@ -1,6 +1,8 @@
 //! From wire types to domain values and back. Controllers, the webhook and the command line all use these: one meaning
 //! of valid.
 
+mod intervention;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
@@ -182,6 +184,7 @@ impl ReleaseHistoryStatus {
             releases,
             hold,
             rollbacks: self.rollbacks.iter().filter_map(read_rollback).collect(),
+            interventions: self.interventions.iter().map(intervention::read).collect(),
             gone_since: self.workload_gone_since.as_ref().map(|time| time.0),
         };
         (history, unreadable)
@@ -229,6 +232,7 @@ impl ReleaseHistoryStatus {
                     revoked: Vec::new(),
                 })
                 .collect(),
+            interventions: history.interventions.iter().map(intervention::write).collect(),
             workload_gone_since: history.gone_since.map(Time),
             ..Self::default()
         }
@@ -338,6 +342,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::intervention::{Effect, Intervention, Way};
 
     fn approved(value: serde_json::Value) -> ApprovedImage {
         serde_json::from_value(value).unwrap()
@@ -424,6 +429,13 @@ mod tests {
             why: "because".into(),
             outcome: RollbackOutcome::InProgress,
         });
+        history.interventions = vec![Intervention {
+            way: Way::Retry,
+            value: "now".into(),
+            at: at(5),
+            effect: Effect::NothingToDo,
+            release: Some(good.id.clone()),
+        }];
         history.gone_since = Some(at(9));
         let text = serde_json::to_string(&ReleaseHistoryStatus::of(&history)).unwrap();
         let (back, unreadable) = serde_json::from_str::<ReleaseHistoryStatus>(&text).unwrap().history();

@@ -43,6 +43,10 @@ pub mod annotation {
     pub const ACCEPT_COMMIT: &str = "countersign.dev/accept-commit";
     /// On an `ApprovedImage`: the digest whose revocation is let go.
     pub const FORGET_REVOCATION: &str = "countersign.dev/forget-revocation";
+    /// On a `ReleaseHistory`: why the hold on a release whose rollout failed is released. Taken up once for each value.
+    pub const RELEASE_HOLD: &str = "countersign.dev/release-hold";
+    /// On a `ReleaseHistory`, any value that was not there before: what failed is tried once more.
+    pub const RETRY: &str = "countersign.dev/retry";
     /// On the root Namespace: why nothing is moved for now.
     pub const PAUSED: &str = "countersign.dev/paused";
 }

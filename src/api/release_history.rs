@@ -128,6 +128,10 @@ pub struct ReleaseHistoryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollbacks: Vec<RecordedRollback>,
+    /// What people asked for by annotations of this object, and was taken up: the last 5 of each kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub interventions: Vec<Intervention>,
     /// Since when the workload is gone. This history goes 30 days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::timestamp")]
@@ -299,4 +303,49 @@ pub enum RollbackOutcome {
     Failed,
     /// There was no release to go back to; the workload keeps running.
     NoSafeRelease,
+}
+
+/// One thing that a person asked for by an annotation.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Intervention {
+    /// What was asked for. ReleaseHold: that the hold on a release whose rollout failed ends. Retry: that what
+    /// failed is tried once more.
+    pub way: InterventionWay,
+    /// The value of the annotation. The same value is not taken up twice.
+    #[schemars(length(min = 1, max = 255))]
+    pub value: String,
+    /// When it was taken up.
+    #[schemars(schema_with = "schema::timestamp")]
+    pub at: Time,
+    /// What came of it. Done: it was done. NothingToDo: nothing was held or had failed. StillRevoked: the hold
+    /// stands, as what it keeps out is revoked.
+    pub effect: InterventionEffect,
+    /// The id of the release that it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub release: Option<String>,
+}
+
+/// What a person can ask for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum InterventionWay {
+    /// That a hold ends.
+    ReleaseHold,
+    /// That what failed is tried once more.
+    Retry,
+}
+
+/// What came of what a person asked for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum InterventionEffect {
+    /// It was done.
+    Done,
+    /// There was nothing to do.
+    NothingToDo,
+    /// What the hold keeps out is revoked.
+    StillRevoked,
 }

@@ -14,6 +14,7 @@ use crate::{
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
         image::{Digest, ImageRef, Repository},
+        intervention::Asked,
         inventory::Inventory,
         ledger::Ledger,
         plan::{Live, Manifest, State as Found},
@@ -54,6 +55,8 @@ pub struct Tracked {
     pub problem: Option<String>,
     /// The last `countersign.dev/reconcile-requested-at` that was seen.
     pub requested: Option<String>,
+    /// What a person asks for on it.
+    pub asked: Asked,
 }
 
 /// What a plan said of its workload.

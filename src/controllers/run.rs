@@ -408,8 +408,13 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             for why in unreadable {
                 tracing::error!(history = key.1, why, "a part of a history cannot be read");
             }
+            let wish = tracked.asked.clone();
             if !loaded {
                 memory.histories.insert(id.clone(), tracked);
+            }
+            if let Some(known) = memory.histories.get_mut(&id).filter(|known| known.asked != wish) {
+                known.asked = wish;
+                ctx.workloads.now(id.clone());
             }
             let known =
                 memory.histories.get_mut(&id).filter(|known| asked.is_some() && known.requested != asked);

@@ -11,6 +11,7 @@ use std::{
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::ResourceExt;
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -27,6 +28,7 @@ use crate::{
     adapters::cluster::Error,
     api::{
         ReleaseHistory, ReleaseHistoryStatus,
+        annotation::{RELEASE_HOLD, RETRY},
         condition::to_api,
         convert::cut,
         fitted_status,
@@ -34,6 +36,7 @@ use crate::{
     },
     domain::{
         condition::{Condition, READY, RECONCILING, Status, merge},
+        intervention::Asked,
         ownership::MANAGER,
         plan::State as Found,
         release::{Outcome, RollbackOutcome},
@@ -291,7 +294,9 @@ pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked, Vec<Strin
     let (history, unreadable) = status.history();
     let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
     let requested = status.last_handled_reconcile_at.clone();
-    Some((id, Tracked { history, conditions, requested, exists: true, ..Tracked::default() }, unreadable))
+    let asked = Asked::new(object.annotations().get(RELEASE_HOLD), object.annotations().get(RETRY));
+    let tracked = Tracked { history, conditions, requested, asked, exists: true, ..Tracked::default() };
+    Some((id, tracked, unreadable))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Ctx, Shared,
-    memory::{Finding, Said, State},
+    memory::{Finding, Said, State, Tracked},
     now,
     queue::Next,
     trail::{self, reference},
@@ -182,7 +182,8 @@ fn with_world<T>(
 ) -> T {
     let policies = memory.policies_for(&id.namespace, &ctx.root);
     let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
-    let none = History::default();
+    let none = Tracked::default();
+    let tracked = memory.histories.get(id).unwrap_or(&none);
     let desired = memory.desired.get(id);
     let wanted = match desired {
         Some(desired) => desired.manifest.as_deref().map_or(Wanted::GitAway, Wanted::Git),
@@ -192,7 +193,8 @@ fn with_world<T>(
         id,
         live: memory.live.get(id),
         wanted,
-        history: memory.histories.get(id).map_or(&none, |tracked| &tracked.history),
+        history: &tracked.history,
+        asked: &tracked.asked,
         judge,
         missing,
         earlier: desired.map_or(&[], |desired| desired.earlier.as_slice()),

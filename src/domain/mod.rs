@@ -5,6 +5,7 @@ pub mod drift;
 pub mod duration;
 pub mod guard;
 pub mod image;
+pub mod intervention;
 pub mod inventory;
 pub mod ledger;
 pub mod manifest;

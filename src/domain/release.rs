@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     image::{Digest, ImageRef, same_reference},
+    intervention::Intervention,
     workload::{ContainerId, Images},
 };
 
@@ -204,6 +205,8 @@ pub struct History {
     pub hold: Option<Hold>,
     /// The last rollbacks, the newest last.
     pub rollbacks: Vec<Rollback>,
+    /// What people asked for and was taken up, the newest last.
+    pub interventions: Vec<Intervention>,
     /// Since when the workload no longer exists.
     pub gone_since: Option<Timestamp>,
 }

@@ -101,3 +101,60 @@ async fn a_release_whose_image_cannot_be_pulled_stays() {
     let status = scene.history("Deployment", "cart").await.unwrap().status.unwrap();
     assert_eq!((status.hold, status.rollbacks.len()), (None, 0));
 }
+
+/// If this fails a person has no way out of a hold but to change git, or one that nobody finds on record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_retries_what_failed_and_releases_its_hold() {
+    let scene = Scene::new("wayout").await;
+    scene.write("policy.yaml", &policy(&scene));
+    scene.file_approvals(0..2);
+    scene.put("cart.yaml", &cart(&scene, 0, "crash", 1));
+    scene.push("1.0 runs").await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+    scene.proven("Deployment", "cart").await;
+    scene.put("cart.yaml", &cart(&scene, 1, "crash", 1));
+    scene.push("1.1 crashes").await;
+    let rollbacks = async |count: usize| {
+        eventually(&format!("{count} rollbacks"), SOON, async || {
+            let status = scene.history("Deployment", "cart").await?.status.unwrap();
+            ensure!(status.hold.is_some() && status.rollbacks.len() == count, "{status:?}");
+            Ok(())
+        })
+        .await;
+    };
+    rollbacks(1).await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+
+    scene.intervene("Deployment", "cart", "retry", "once more, please").await;
+    rollbacks(2).await;
+    scene.runs("Deployment", "cart", &scene.pin(0)).await;
+
+    scene.intervene("Deployment", "cart", "release-hold", "CHG-17: it comes up in the end").await;
+    scene.runs("Deployment", "cart", &scene.pin(1)).await;
+    scene.says("Deployment", "cart", "Permitted").await;
+    // The deadline passes, and it is looked at again: what is awaited is another workload's proof.
+    scene.stands("Deployment", "cart", "/status/unavailableReplicas", &json!(1)).await;
+    scene.ship("Deployment", "clock", 0).await;
+    scene.edit("Deployment", "cart", &json!({"metadata": {"annotations": {"look": "1"}}})).await;
+    assert_eq!(scene.images("Deployment", "cart").await.unwrap(), [scene.pin(1)]);
+
+    let status = serde_json::to_value(scene.history("Deployment", "cart").await.unwrap().status).unwrap();
+    assert_eq!(status.get("hold"), None);
+    let taken = |n: usize| {
+        [
+            &status["interventions"][n]["way"],
+            &status["interventions"][n]["value"],
+            &status["interventions"][n]["effect"],
+        ]
+    };
+    assert_eq!(taken(0), ["Retry", "once more, please", "Done"]);
+    assert_eq!(taken(1), ["ReleaseHold", "CHG-17: it comes up in the end", "Done"]);
+    eventually("events say so", SOON, async || {
+        let events = scene.events("cart").await?;
+        for (reason, value) in [("Retried", "once more, please"), ("HoldReleased", "CHG-17")] {
+            ensure!(events.iter().any(|(own, note)| own == reason && note.contains(value)), "{events:?}");
+        }
+        Ok(())
+    })
+    .await;
+}

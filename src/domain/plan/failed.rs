@@ -8,6 +8,7 @@ use super::{
 };
 use crate::domain::{
     image::same_reference,
+    intervention::was_released,
     plan::Step,
     pods::Trouble,
     policy::OnFailedRollout,
@@ -35,6 +36,7 @@ fn goes_back(world: &World<'_>, history: &History) -> Option<bool> {
     // What was found running was not let in; what a rollback went to, or a hold keeps, is not rolled back in turn.
     let new = !present.adopted && history.hold.is_none() && !history.rollback_under_way();
     let unproven = present.outcome != Outcome::Good && present.is(&world.live_images()?);
+    let new = new && !was_released(history, &present.id);
     let due = deadline(world, live, present)? <= world.now();
     // The rollback is recorded before it is done: while everything is paused not even that.
     let may = new && unproven && due && world.paused.is_none();

@@ -25,6 +25,7 @@ use serde_json::Value;
 use super::{
     drift::{Applied, in_step},
     image::{ImageRef, same_reference},
+    intervention::Asked,
     pods::Trouble,
     policy::Judge,
     release::History,
@@ -43,6 +44,8 @@ pub struct World<'a> {
     pub wanted: Wanted<'a>,
     /// What was recorded.
     pub history: &'a History,
+    /// What a person asks for on its history.
+    pub asked: &'a Asked,
     /// Policies, ledger, namespace, the moment.
     pub judge: Judge<'a>,
     /// ConfigMaps and Secrets `(kind, name)` of the namespace that are known not to exist.

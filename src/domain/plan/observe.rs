@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Live, Manifest, Wanted, World};
 use crate::domain::{
+    intervention::take_up,
     release::{History, Outcome, Release, ReleaseImage},
     rollout::Rollout,
     workload::{Images, Progress, images},
@@ -26,6 +27,7 @@ pub(super) struct Observed {
 pub(super) fn observe(world: &World<'_>) -> Observed {
     let mut history = world.history.clone();
     let now = world.now();
+    take_up(&mut history, world.asked, now);
     let Some(live) = world.live else {
         // What git asks for and never was is only not created yet.
         let gone = history.uid.is_some() || !matches!(world.wanted, Wanted::Git(_));

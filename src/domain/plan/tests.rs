@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::domain::{
+    intervention::{Effect, Way},
     ledger::{
         Ledger,
         tests::{at, digest, record},
@@ -35,6 +36,7 @@ struct Sim {
     earlier: Vec<Manifest>,
     paused: Option<&'static str>,
     unreadable_records: bool,
+    asked: Asked,
     /// What goes wrong with the pods of the n-th image.
     faults: BTreeMap<u8, Fault>,
     clock: i64,
@@ -114,6 +116,7 @@ impl Sim {
             earlier: Vec::new(),
             paused: None,
             unreadable_records: false,
+            asked: Asked::default(),
             faults: BTreeMap::new(),
             clock: 1000,
             versions: 0,
@@ -210,6 +213,7 @@ impl Sim {
             live: self.live.as_ref(),
             wanted,
             history: &self.history,
+            asked: &self.asked,
             judge: Judge {
                 policies: &policies,
                 ledger: &self.ledger,
@@ -907,6 +911,7 @@ enum Event {
     Pause(bool),
     Fault(u8, Option<Fault>),
     TakeFailedBack,
+    Ask(Way, u8),
     Wait,
 }
 
@@ -921,6 +926,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (n, prop_oneof![Just(None), Just(Some(Fault::Crashes)), Just(Some(Fault::Unpullable))])
             .prop_map(|(n, fault)| Event::Fault(n, fault)),
         1 => Just(Event::TakeFailedBack),
+        1 => (prop_oneof![Just(Way::ReleaseHold), Just(Way::Retry)], 0u8..3)
+            .prop_map(|(way, value)| Event::Ask(way, value)),
         1 => prop_oneof![Just(Mode::Enforce), Just(Mode::Audit)].prop_map(Event::Mode),
         1 => Just(Event::Delete),
         1 => any::<bool>().prop_map(Event::Away),
@@ -966,6 +973,8 @@ impl Sim {
                 self.roll();
             }
             Event::TakeFailedBack => self.take_failed_back(),
+            Event::Ask(Way::ReleaseHold, value) => self.asked.release_hold = Some(value.to_string()),
+            Event::Ask(Way::Retry, value) => self.asked.retry = Some(value.to_string()),
             Event::Wait => self.clock += 60,
         }
     }
@@ -1250,4 +1259,81 @@ fn a_tag_may_stand_for_an_older_image_where_nothing_runs() {
     sim.live = None;
     sim.settle();
     assert!(sim.runs().ends_with(digest(1).as_str()), "{}", sim.runs());
+}
+
+/// The same as `git_owned`, where 1.3 was tried, kept crashing and is held back.
+fn held_after_a_failure() -> Sim {
+    let mut sim = git_owned();
+    sim.take_failed_back();
+    sim.faults.insert(3, Fault::Crashes);
+    sim.approve(3);
+    sim.git_wants(&tag(3));
+    sim.settle();
+    sim.clock += 60;
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+    sim.writes.clear();
+    sim
+}
+
+#[test]
+fn a_retry_tries_what_failed_once_more() {
+    let mut sim = held_after_a_failure();
+    for round in 0..2 {
+        sim.asked.retry = Some(round.to_string());
+        assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, pin(3)));
+        sim.clock += 60;
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+        sim.clock += 600;
+        assert_eq!((sim.settle().state, sim.writes.len()), (State::Held, 2 * (round + 1)));
+    }
+}
+
+#[test]
+fn a_hold_that_a_person_releases_after_a_failure_stays_released() {
+    let mut sim = held_after_a_failure();
+    sim.asked.release_hold = Some("it needs a minute".into());
+    assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, pin(3)));
+    sim.clock += 600;
+    assert_eq!((sim.settle().state, sim.runs(), sim.writes.len()), (State::Permitted, pin(3), 1));
+    let taken = sim.history.interventions.last().unwrap();
+    assert_eq!((taken.effect, taken.release.as_ref()), (Effect::Done, sim.history.present.as_ref()));
+}
+
+/// If this fails, a word in an annotation brings a revoked image back.
+#[test]
+fn nobody_releases_a_hold_on_what_is_revoked() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        sim.settle();
+        sim.asked = Asked { release_hold: Some("I want it".into()), retry: Some("now".into()) };
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+        sim.policies.clear();
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+        let effects: Vec<_> = sim.history.interventions.iter().map(|taken| taken.effect).collect();
+        assert_eq!(effects, [Effect::StillRevoked, Effect::StillRevoked]);
+    }
+}
+
+/// A StatefulSet has no deadline of its own; whatever it runs into before ten minutes may still pass.
+#[test]
+fn kinds_without_a_deadline_have_ten_minutes() {
+    let mut sim = git_owned();
+    sim.take_failed_back();
+    sim.approve(3);
+    sim.git_wants(&tag(3));
+    sim.settle();
+    sim.id.kind = Kind::find("apps/v1", "StatefulSet").unwrap();
+    let live = sim.live.as_mut().unwrap();
+    (live.rollout, live.trouble) = (Rollout::Progressing, Some(Trouble::Crashing("app".into())));
+    let present = sim.history.present.clone();
+    for release in sim.history.releases.iter_mut().filter(|release| Some(&release.id) == present.as_ref()) {
+        release.outcome = Outcome::Unproven;
+    }
+    sim.clock += 599;
+    let plan = sim.plan();
+    assert_eq!((plan.state, plan.record_first), (State::Permitted, false));
+    assert_eq!(plan.recheck, Some(at(sim.clock + 1)));
+    sim.clock += 1;
+    let plan = sim.plan();
+    assert!(plan.record_first && plan.history.unwrap().hold.is_some());
 }

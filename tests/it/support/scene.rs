@@ -331,6 +331,14 @@ impl Scene {
         .await;
     }
 
+    /// Asks for something by an annotation of a workload's history.
+    pub async fn intervene(&self, kind: &str, name: &str, what: &str, value: &str) {
+        let api: Api<ReleaseHistory> = Api::namespaced(self.client.clone(), ROOT);
+        let history = self.history(kind, name).await.unwrap().metadata.name.unwrap();
+        let asked = json!({"metadata": {"annotations": {format!("countersign.dev/{what}"): value}}});
+        api.patch(&history, &PatchParams::default(), &Patch::Merge(&asked)).await.unwrap();
+    }
+
     /// Reasons of the events about an object.
     pub async fn events(&self, about: &str) -> anyhow::Result<Vec<(String, String)>> {
         let api: Api<k8s_openapi::api::core::v1::Event> =
