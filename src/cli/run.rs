@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    adapters::cluster::Cluster,
     controllers::{self, Settings},
     telemetry::{
         LogFormat, Metrics,
@@ -76,7 +77,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         http::header::USER_AGENT,
         http::HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION"))),
     ));
-    let client = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
+    let cluster = Cluster::connect(config).context("cannot make a client of the cluster")?;
     // Without it sources cannot be read, and say so; rollbacks and holds need none.
     if let Err(error) = std::fs::create_dir_all(&args.cache_dir) {
         let directory = args.cache_dir.display();
@@ -90,7 +91,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
     };
     started.ready();
-    let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;
+    let ended = controllers::run(cluster, settings, metrics, readiness, stop.clone()).await;
     stop.cancel();
     let _ = serving.await;
     ended.context("the operator ended")?;

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use crate::{
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
+        blocked::Blocked,
         image::{Digest, ImageRef, Repository},
         intervention::Asked,
         inventory::Inventory,
@@ -57,6 +58,8 @@ pub struct Tracked {
     pub requested: Option<String>,
     /// What a person asks for on it.
     pub asked: Asked,
+    /// What budgets keep from being evicted.
+    pub budget: Option<Blocked>,
 }
 
 /// What a plan said of its workload.
@@ -70,6 +73,8 @@ pub struct Said {
     pub missing: Vec<String>,
     /// Whether there is a release to go back to.
     pub fallback: bool,
+    /// What keeps a rollback from taking its full effect.
+    pub blocked: Option<Blocked>,
 }
 
 /// What was found out about a workload by its last plan.

@@ -61,6 +61,18 @@ pub enum Next {
     Retry,
 }
 
+impl Next {
+    /// The same, but not later than this.
+    #[must_use]
+    pub fn within(self, most: Option<Duration>) -> Self {
+        match (self, most) {
+            (Self::After(delay), Some(most)) => Self::After(delay.min(most)),
+            (Self::Wait, Some(most)) => Self::After(most),
+            (next @ (Self::Wait | Self::After(_) | Self::Retry), _) => next,
+        }
+    }
+}
+
 /// Takes ids out of the queue until the token is cancelled, and then waits for what is under way. `look` is never run
 /// twice at once for one id, and `concurrency` times at once at most.
 pub async fn run<T, F, Fut>(

@@ -3,7 +3,7 @@
 use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kube::{Api, Client, ResourceExt, core::DeserializeGuard};
+use kube::{Api, ResourceExt, core::DeserializeGuard};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -69,7 +69,7 @@ const SOURCES: usize = 4;
 
 /// Runs until the token is cancelled.
 pub async fn run(
-    client: Client,
+    cluster: Cluster,
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
@@ -79,7 +79,7 @@ pub async fn run(
     let (sources, source_wishes) = queue();
     let (approvals, approval_wishes) = queue();
     let ctx = Arc::new(Ctx {
-        cluster: Cluster::new(client),
+        cluster,
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
         metrics,

@@ -180,6 +180,7 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
             && now.said == tracked.said
             && now.requested == tracked.requested
             && now.problem == tracked.problem
+            && now.budget == tracked.budget
         {
             now.dirty = None;
         }
@@ -220,7 +221,7 @@ async fn write(
 
 /// What `kubectl get releasehistories` says.
 fn conditions(tracked: &Tracked) -> Vec<Condition> {
-    let Said { state, message, missing, fallback } = &tracked.said;
+    let Said { state, message, missing, fallback, blocked } = &tracked.said;
     let proof = tracked.history.present().map_or("", |release| match release.outcome {
         Outcome::Good => "; good",
         Outcome::Failed => "; its rollout failed",
@@ -257,6 +258,10 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
         let message =
             "if its release is revoked there is none to go back to; it would keep running, with an alarm";
         said.push(Condition::new("Fallback", Status::False, "NoFallback", message));
+    }
+    if let Some(blocked) = blocked.as_ref().or(tracked.budget.as_ref()) {
+        let shown = cut(&blocked.message, 2000);
+        said.push(Condition::new("Blocked", Status::True, blocked.by.reason(), shown));
     }
     if matches!(state, Some(Found::NoSafeRelease)) && !is(RollbackOutcome::Failed) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));

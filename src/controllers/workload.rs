@@ -30,6 +30,7 @@ use crate::{
 
 mod beyond;
 mod find;
+mod leftover;
 mod pods;
 mod tell;
 
@@ -101,8 +102,9 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
         tracing::warn!(workload = %id, error = %error.explain(), "how far its rollout is cannot be looked up");
     }
-    let pods_matter = with_world(ctx, &ctx.memory.read(), id, &BTreeSet::new(), now, pods_matter);
-    if pods_matter && let Err(error) = pods::look(ctx, id).await {
+    if asks_for_pods(ctx, id, now)
+        && let Err(error) = pods::look(ctx, id).await
+    {
         ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
         tracing::warn!(workload = %id, error = %error.explain(), "why its pods do not come up cannot be looked up");
     }
@@ -118,7 +120,8 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     let Some(action) = &plan.action else {
         remember(ctx, id, &plan, None);
         tell(ctx, id, &before, &plan);
-        return Ok(recheck(ctx, id, &plan, now));
+        let again = leftover::look(ctx, id, now).await.map_err(|error| (Stage::Act, error))?;
+        return Ok(recheck(ctx, id, &plan, now).within(again));
     };
     if action.step == Step::Pin
         && let Err(wait) = ctx.pacer.turn()
@@ -150,6 +153,17 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
             Err((Stage::Act, error))
         }
     }
+}
+
+/// Whether it decides something why the newest pods do not come up.
+fn asks_for_pods(ctx: &Ctx, id: &WorkloadId, now: Timestamp) -> bool {
+    let memory = ctx.memory.read();
+    // Of most workloads this is all that has to be known.
+    let progresses = memory.live.get(id).is_some_and(|live| match live.rollout {
+        Rollout::Progressing | Rollout::Stuck => true,
+        Rollout::Complete | Rollout::Waits | Rollout::Idle => false,
+    });
+    progresses && with_world(ctx, &memory, id, &BTreeSet::new(), now, pods_matter)
 }
 
 /// Reads the live object anew.
@@ -241,6 +255,7 @@ fn said(plan: &Plan) -> Said {
         message: plan.message.clone(),
         missing: plan.missing.clone(),
         fallback: plan.fallback,
+        blocked: plan.blocked.clone(),
     }
 }
 
@@ -402,8 +417,7 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
     // A ConfigMap or Secret that a good release names may come back, and nothing tells.
     let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));
     // Pods that crash change nothing in the workload's own status.
-    let crashing = with_world(ctx, &ctx.memory.read(), id, &BTreeSet::new(), now, pods_matter);
-    let polled = (proving || crashing).then_some(Duration::from_secs(15));
+    let polled = (proving || asks_for_pods(ctx, id, now)).then_some(Duration::from_secs(15));
     // A look that nothing asked for: whatever should have asked for one may have been lost.
     let resync = ctx.memory.read().findings.contains_key(id).then(|| super::queue::resync(id));
     match [again, polled, stuck, resync].into_iter().flatten().min() {

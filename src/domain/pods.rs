@@ -6,8 +6,8 @@
 use serde_json::Value;
 
 use super::{
-    image::same_reference,
-    workload::{ContainerId, Images, List, Progress},
+    image::{Digest, same_reference},
+    workload::{ContainerId, Images, List, Progress, images},
 };
 
 /// Why the newest revision of a workload does not come up.
@@ -159,11 +159,53 @@ pub fn selector(object: &Value) -> String {
     exact.chain(expressions).collect::<Vec<_>>().join(",")
 }
 
-fn is_ending(pod: &Value) -> bool {
+/// The images that a pod's spec says, by place; those of ephemeral containers, which no template has, not among them.
+pub fn images_of(pod: &Value) -> Images {
+    images(pod)
+}
+
+/// The digests that a pod really runs, by place, as its kubelet says them.
+pub fn digests(pod: &Value) -> Vec<(ContainerId, Digest)> {
+    statuses(pod)
+        .filter_map(|(place, status)| {
+            let (_, digest) = status["imageID"].as_str()?.rsplit_once('@')?;
+            Some((place, digest.parse().ok()?))
+        })
+        .collect()
+}
+
+/// Whether a label selector selects labels.
+pub fn selects(selector: &Value, labels: &Value) -> bool {
+    let exact = selector["matchLabels"].as_object().into_iter().flatten();
+    let expressions = selector["matchExpressions"].as_array().into_iter().flatten();
+    exact.into_iter().all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.into_iter().all(|wanted| {
+            let own = wanted["key"].as_str().and_then(|key| labels.get(key));
+            let among = || {
+                wanted["values"].as_array().is_some_and(|values| own.is_some_and(|own| values.contains(own)))
+            };
+            match wanted["operator"].as_str() {
+                Some("In") => among(),
+                Some("NotIn") => !among(),
+                Some("Exists") => own.is_some(),
+                Some("DoesNotExist") => own.is_none(),
+                Some(_) | None => false,
+            }
+        })
+}
+
+/// Whether a pod is Ready.
+pub fn is_ready(pod: &Value) -> bool {
+    conditions(pod).any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// Whether a pod is being deleted.
+pub fn is_ending(pod: &Value) -> bool {
     pod.pointer("/metadata/deletionTimestamp").is_some()
 }
 
-fn name_of(object: &Value) -> &str {
+/// The name of an object.
+pub fn name_of(object: &Value) -> &str {
     object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
 }
 

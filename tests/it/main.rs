@@ -30,6 +30,7 @@ mod story_config;
 mod story_drift;
 mod story_failed;
 mod story_hold;
+mod story_left;
 mod story_order;
 mod story_pinning;
 mod story_proof;

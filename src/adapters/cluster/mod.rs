@@ -4,6 +4,7 @@
 //! others' work. Objects travel as `serde_json::Value`: what is applied are other people's manifests, of any kind.
 
 mod act;
+mod evict;
 mod live;
 mod raw;
 mod resources;
@@ -11,7 +12,7 @@ mod resources;
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use kube::{
-    Client, Resource as _,
+    Client, Config, Resource as _,
     api::{Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, Request},
 };
@@ -20,6 +21,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 pub use act::Done;
+pub use evict::Evicted;
 pub use live::{Seen, live};
 pub use raw::Raw;
 pub use resources::Resource;
@@ -38,6 +40,8 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// Does not ask again where the answer is "not now".
+    asks_once: Client,
     resources: std::sync::Arc<RwLock<BTreeMap<(String, String), Resource>>>,
 }
 
@@ -89,9 +93,15 @@ impl Error {
 }
 
 impl Cluster {
-    /// A cluster behind a client.
-    pub fn new(client: Client) -> Self {
-        Self { client, resources: std::sync::Arc::default() }
+    /// The cluster that a configuration leads to.
+    pub fn connect(config: Config) -> kube::Result<Self> {
+        let mut asks_once = config.clone();
+        asks_once.default_retry = false;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            asks_once: Client::try_from(asks_once)?,
+            resources: std::sync::Arc::default(),
+        })
     }
 
     /// The client, for watches and events.
@@ -245,18 +255,27 @@ impl Cluster {
         object: &str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, Error> {
-        let request = request.map_err(|error| Error::Malformed {
-            operation,
-            object: object.to_owned(),
-            why: error.to_string(),
-        })?;
-        match tokio::time::timeout(REQUEST, self.client.request::<T>(request)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => {
-                Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
-            }
-            Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
+        send_by(&self.client, operation, object, request).await
+    }
+}
+
+async fn send_by<T: DeserializeOwned>(
+    client: &Client,
+    operation: &'static str,
+    object: &str,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<T, Error> {
+    let request = request.map_err(|error| Error::Malformed {
+        operation,
+        object: object.to_owned(),
+        why: error.to_string(),
+    })?;
+    match tokio::time::timeout(REQUEST, client.request::<T>(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => {
+            Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
         }
+        Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn newest(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<Op
 }
 
 /// What the workload's selector matches of a kind.
-async fn list(
+pub(super) async fn list(
     ctx: &Ctx,
     id: &WorkloadId,
     live: &Live,

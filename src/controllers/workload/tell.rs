@@ -26,6 +26,15 @@ pub(super) fn announce(ctx: &Ctx, id: &WorkloadId, step: Step, plan: &Plan, uid:
     };
     ctx.trail.event(reference(id, uid), type_, reason, reason, &plan.message);
     if step == Step::RollBack {
+        if let Some(blocked) = &plan.blocked {
+            ctx.trail.event(
+                reference(id, uid),
+                EventType::Warning,
+                "RollbackBlocked",
+                reason,
+                &blocked.message,
+            );
+        }
         reached(ctx, plan.history.as_ref(), &[RollbackStage::Planned, RollbackStage::Patched]);
     }
 }

@@ -459,7 +459,7 @@ pub(super) fn short_list<'a>(images: impl Iterator<Item = &'a String>) -> String
 }
 
 /// An image for people: the last part of its repository, its tag, the beginning of its digest.
-fn short(image: &str) -> String {
+pub(super) fn short(image: &str) -> String {
     let Ok(reference) = image.parse::<ImageRef>() else { return image.chars().take(80).collect() };
     let name = reference.repository.as_str().rsplit('/').next().unwrap_or_default();
     let tag = reference.tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));

@@ -13,14 +13,12 @@ use crate::domain::{
     pods::Trouble,
     policy::OnFailedRollout,
     release::{Cause, History, Outcome, Rejected, Release},
-    rollout::Rollout,
 };
 
 /// Whether it decides something why the newest pods do not come up.
 pub fn pods_matter(world: &World<'_>) -> bool {
     let known = world.history.present().map(|present| present.outcome);
-    let waits = world.live.is_some_and(|live| !matches!(live.rollout, Rollout::Complete | Rollout::Idle));
-    waits && known != Some(Outcome::Good) && goes_back(world, &observe(world).history) == Some(true)
+    known != Some(Outcome::Good) && goes_back(world, &observe(world).history) == Some(true)
 }
 
 /// Why the rollout of the present release failed, where policy takes it back for that.

@@ -11,11 +11,13 @@
 
 mod decide;
 mod failed;
+mod leftover;
 mod observe;
 mod target;
 mod wish;
 
 pub use failed::pods_matter;
+pub use leftover::{Doomed, Leftover, Pods, leftover, may_leave_pods};
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -23,6 +25,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    blocked::{Blocked, by_spec},
     drift::{Applied, in_step},
     image::{ImageRef, same_reference},
     intervention::Asked,
@@ -126,6 +129,8 @@ pub struct Plan {
     pub record_first: bool,
     /// Whether there is a release to go back to.
     pub fallback: bool,
+    /// What keeps a rollback from taking its full effect, as far as the workload's own spec says it.
+    pub blocked: Option<Blocked>,
     /// When to look again, if nothing changes before.
     pub recheck: Option<Timestamp>,
 }
@@ -239,6 +244,7 @@ pub fn plan(world: &World<'_>) -> Plan {
         record_first: decision.record_first,
         fallback: target::choose(world, &observed.history, &target::all_of_present(&observed.history))
             .is_some(),
+        blocked: world.live.and_then(|live| by_spec(world.id.kind.progress, &live.object)),
         recheck: [observed.recheck, world.next_change(&observed.history)].into_iter().flatten().min(),
     };
     if plan.action.is_none() {

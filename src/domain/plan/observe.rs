@@ -111,6 +111,7 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
             (world.healthy_since?.checked_add(healthy_for).ok()?, Outcome::Good)
         }
         (Rollout::Stuck | Rollout::Progressing, _) => (deadline(world, live, present)?, Outcome::Failed),
+        (Rollout::Waits, _) => return None,
         (Rollout::Idle, _) => {
             // Nothing runs, so nothing is left to be moved; it proves nothing all the same.
             history.end_rollback();
@@ -137,7 +138,7 @@ pub(super) fn deadline(world: &World<'_>, live: &Live, release: &Release) -> Opt
             release.since.checked_add(DEADLINE).ok()
         }
         (Rollout::Progressing, Progress::Deployment | Progress::CronJob)
-        | (Rollout::Complete | Rollout::Idle, _) => None,
+        | (Rollout::Complete | Rollout::Idle | Rollout::Waits, _) => None,
     }
 }
 

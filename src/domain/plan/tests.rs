@@ -18,6 +18,7 @@ use crate::domain::{
     workload::{Kind, with_images},
 };
 
+mod leftover;
 mod scenarios;
 
 const REPOSITORY: &str = "registry.example/shop/cart";
@@ -202,13 +203,18 @@ impl Sim {
     }
 
     fn plan(&self) -> Plan {
+        self.look(plan)
+    }
+
+    /// Asks something of the world as it is.
+    fn look<T>(&self, ask: impl FnOnce(&World<'_>) -> T) -> T {
         let policies: Vec<&Policy> = self.policies.iter().collect();
         let wanted = match (&self.git, self.away) {
             (Some(_), true) => Wanted::GitAway,
             (Some(manifest), false) => Wanted::Git(manifest),
             (None, _) => Wanted::Elsewhere,
         };
-        plan(&World {
+        ask(&World {
             id: &self.id,
             live: self.live.as_ref(),
             wanted,
