@@ -14,6 +14,7 @@ pub mod release_history;
 mod schema;
 mod strict;
 mod walk;
+mod workload_kinds;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -28,6 +29,7 @@ pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};
 pub use strict::{Invalid, Problem, check_strict, check_update, read_strict};
+pub use workload_kinds::read_workload_kinds;
 
 /// The API group of every kind.
 pub const GROUP: &str = "countersign.dev";

@@ -1,6 +1,10 @@
 //! `countersign run`: the operator.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,7 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     adapters::cluster::Cluster,
+    api::read_workload_kinds,
     controllers::{self, Settings},
+    domain::workload::configure,
     telemetry::{
         LogFormat, Metrics,
         http::{Readiness, Server},
@@ -44,6 +50,9 @@ pub(super) struct Args {
     /// How far apart pins are that only add a digest to what already runs; each restarts pods of one workload
     #[arg(long, env = "COUNTERSIGN_PIN_INTERVAL_SECONDS", default_value_t = 2, value_name = "SECONDS")]
     pin_interval_seconds: u64,
+    /// A file that adds kinds with a pod template to those that are governed
+    #[arg(long, env = "COUNTERSIGN_WORKLOAD_KINDS", value_name = "FILE")]
+    workload_kinds: Option<PathBuf>,
     /// How logs are written
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", default_value = "text", value_enum)]
     log_format: LogFormat,
@@ -61,6 +70,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn operate(args: Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.workload_kinds {
+        add_workload_kinds(path)?;
+    }
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let started = readiness.part("start");
@@ -96,6 +108,18 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let _ = serving.await;
     ended.context("the operator ended")?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Before anything reads the table of kinds.
+fn add_workload_kinds(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let content = std::fs::read(path).with_context(|| format!("cannot read --workload-kinds {shown}"))?;
+    let kinds = read_workload_kinds(&shown.to_string(), &content).map_err(anyhow::Error::msg)?;
+    let names: Vec<String> =
+        kinds.iter().map(|kind| format!("{} {}", kind.api_version(), kind.kind)).collect();
+    anyhow::ensure!(configure(kinds), "the workload kinds are configured already");
+    tracing::info!(kinds = names.join(", "), "workload kinds are added");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use super::{
     report, source,
     source::{content::workload_id, inventory},
     trail::{self, Trail},
-    watch::{Seen, watch},
+    watch::{Seen, Unserved, watch},
     workload::{self, News, keep_live},
 };
 use crate::{
@@ -31,7 +31,7 @@ use crate::{
     domain::{
         ledger::RecordKey,
         policy::Namespace,
-        workload::{KINDS, Kind, WorkloadId},
+        workload::{Kind, Progress, WorkloadId, kinds},
     },
     telemetry::{
         Metrics,
@@ -144,15 +144,21 @@ pub async fn run(
 
 fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
     let client = ctx.cluster.client();
-    for kind in KINDS {
+    for kind in kinds() {
+        let unserved = match kind.progress {
+            Progress::Configured(_) => Unserved::IsNone,
+            Progress::Deployment | Progress::StatefulSet | Progress::DaemonSet | Progress::CronJob => {
+                Unserved::Waits
+            }
+        };
         let api: Api<Raw> = Api::all_with(client.clone(), &api_resource(kind));
         let (at, part) = (Arc::clone(ctx), ctx.readiness.part(kind.plural));
-        tasks.spawn(watch(api, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
+        tasks.spawn(watch(api, unserved, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
     }
     let (at, told) = (Arc::clone(ctx), changes.clone());
     let part = ctx.readiness.part("namespaces");
     let see = move |seen| see_namespace(&at, &told, seen);
-    tasks.spawn(watch(Api::<NamespaceObject>::all(client), part, stop.clone(), see));
+    tasks.spawn(watch(Api::<NamespaceObject>::all(client), Unserved::Waits, part, stop.clone(), see));
     let (at, told) = (Arc::clone(ctx), changes.clone());
     watch_own(ctx, "approvals", tasks, stop, move |seen| see_approval(&at, &told, seen));
     let (at, told) = (Arc::clone(ctx), changes.clone());
@@ -187,7 +193,7 @@ fn watch_own<K>(
         see(seen);
         memory.news().notify_waiters();
     };
-    tasks.spawn(watch(api, part, stop.clone(), see));
+    tasks.spawn(watch(api, Unserved::Waits, part, stop.clone(), see));
 }
 
 /// An object of ours, or why it cannot be read.

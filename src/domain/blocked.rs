@@ -56,7 +56,7 @@ pub fn by_spec(progress: Progress, object: &Value) -> Option<Blocked> {
                 ),
             })
         }
-        Progress::DaemonSet | Progress::CronJob => None,
+        Progress::DaemonSet | Progress::CronJob | Progress::Configured(_) => None,
     }
 }
 

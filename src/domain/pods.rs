@@ -123,7 +123,7 @@ pub fn newest_revision(progress: Progress, object: &Value, owned: &[Value]) -> O
             let newest = owned.iter().max_by_key(|revision| revision["revision"].as_i64())?;
             Some(newest.pointer("/metadata/labels/controller-revision-hash")?.as_str()?.to_owned())
         }
-        Progress::CronJob => None,
+        Progress::CronJob | Progress::Configured(_) => None,
     }
 }
 

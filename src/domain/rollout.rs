@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::workload::{Kind, Progress};
+use super::workload::{Check, Kind, Progress, Proof};
 
 /// How far the rollout of the present template is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +85,7 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 Rollout::Progressing
             }
         }
+        Progress::Configured(proof) => configured(proof, object),
         // A CronJob waits for its schedule: until a Job succeeded it proves nothing, and it never fails by waiting.
         Progress::CronJob => {
             if beyond.job_succeeded {
@@ -93,6 +94,22 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 Rollout::Idle
             }
         }
+    }
+}
+
+fn configured(proof: &Proof, object: &Value) -> Rollout {
+    let all = |checks: &[Check]| !checks.is_empty() && checks.iter().all(|check| check.holds(object));
+    let generation = &object["status"]["observedGeneration"];
+    if generation.is_i64() && !is_observed(object) {
+        Rollout::Progressing
+    } else if object["spec"]["replicas"] == 0 {
+        Rollout::Idle
+    } else if all(&proof.complete) {
+        Rollout::Complete
+    } else if all(&proof.failed) {
+        Rollout::Stuck
+    } else {
+        Rollout::Progressing
     }
 }
 

@@ -27,6 +27,7 @@ mod quickstart;
 mod rules;
 mod story_away;
 mod story_config;
+mod story_custom;
 mod story_drift;
 mod story_failed;
 mod story_hold;

@@ -18,7 +18,7 @@ use crate::{
         drift::{Applied, in_step},
         inventory::ObjectId,
         ownership::{MANAGER, own_fields},
-        workload::{KINDS, named_config},
+        workload::{Kind, named_config},
     },
 };
 
@@ -290,9 +290,7 @@ impl Stage {
             "CustomResourceDefinition" if item.id.group() == "apiextensions.k8s.io" => Self::Ground,
             "ApprovedImage" if revocation(&item.value).is_some() => Self::Revocations,
             "ApprovedImage" | "ImagePolicy" if item.id.group() == crate::api::GROUP => Self::Rules,
-            kind if KINDS.iter().any(|row| row.kind == kind && row.group == item.id.group()) => {
-                Self::Workloads
-            }
+            kind if Kind::find(&item.id.api_version, kind).is_some() => Self::Workloads,
             _ => Self::Rest,
         }
     }

@@ -29,7 +29,7 @@ pub(super) async fn look(ctx: &Ctx, id: &WorkloadId, now: Timestamp) -> Result<O
     let Some(live) = ctx.memory.read().live.get(id).cloned() else { return Ok(None) };
     match id.kind.progress {
         Progress::StatefulSet | Progress::DaemonSet => {}
-        Progress::Deployment | Progress::CronJob => return Ok(None),
+        Progress::Deployment | Progress::CronJob | Progress::Configured(_) => return Ok(None),
     }
     let replaced_by_hand = updates(&live.object) == Updates::OnDelete;
     let mut blocked = None;
@@ -58,7 +58,9 @@ async fn next(ctx: &Ctx, id: &WorkloadId, live: &Live, now: Timestamp) -> Result
     let all = pods::list(ctx, id, live, "v1", "Pod").await?;
     let lost_nodes = match id.kind.progress {
         Progress::DaemonSet => lost_nodes(ctx).await?,
-        Progress::Deployment | Progress::StatefulSet | Progress::CronJob => BTreeSet::new(),
+        Progress::Deployment | Progress::StatefulSet | Progress::CronJob | Progress::Configured(_) => {
+            BTreeSet::new()
+        }
     };
     let pods = Pods { all: &all, newest: &newest, lost_nodes: &lost_nodes };
     let memory = ctx.memory.read();

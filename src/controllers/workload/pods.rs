@@ -31,7 +31,7 @@ async fn find(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<Option<Trouble>
         .iter()
         .filter(|pod| match id.kind.progress {
             Progress::Deployment => is_controlled_by(pod, &newest),
-            Progress::StatefulSet | Progress::DaemonSet | Progress::CronJob => {
+            Progress::StatefulSet | Progress::DaemonSet | Progress::CronJob | Progress::Configured(_) => {
                 is_controlled_by(pod, &live.uid) && is_of_revision(pod, &newest)
             }
         })
@@ -44,7 +44,7 @@ pub(super) async fn newest(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<Op
     let owned = match id.kind.progress {
         Progress::Deployment => list(ctx, id, live, "apps/v1", "ReplicaSet").await?,
         Progress::DaemonSet => list(ctx, id, live, "apps/v1", "ControllerRevision").await?,
-        Progress::StatefulSet | Progress::CronJob => Vec::new(),
+        Progress::StatefulSet | Progress::CronJob | Progress::Configured(_) => Vec::new(),
     };
     let owned: Vec<Value> = owned.into_iter().filter(|object| is_controlled_by(object, &live.uid)).collect();
     Ok(newest_revision(id.kind.progress, &live.object, &owned))

@@ -55,7 +55,7 @@ pub fn may_leave_pods(world: &World<'_>) -> bool {
     let waits = match world.id.kind.progress {
         Progress::StatefulSet => updates(&live.object) != Updates::ByItself,
         Progress::DaemonSet => updates(&live.object) == Updates::OnDelete,
-        Progress::Deployment | Progress::CronJob => false,
+        Progress::Deployment | Progress::CronJob | Progress::Configured(_) => false,
     };
     let reverted = hold.target == present.id && world.live_images().is_some_and(|live| present.is(&live));
     let under_way = match live.rollout {

@@ -219,7 +219,7 @@ pub enum Change {
 /// One image in a pod template that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageChange {
-    /// Pointer from the template to the entry's name.
+    /// Pointer from the template to the entry's name; where it has none, to its image.
     pub name_pointer: String,
     /// The name that must stand there.
     pub name: String,
@@ -335,9 +335,10 @@ fn image_changes(template: &Value, wanted: &Images) -> Vec<ImageChange> {
     places(template)
         .filter_map(|place| {
             let set = wanted.get(&place.id).filter(|set| !same_reference(place.image, set))?;
+            let unnamed = place.name_pointer == place.pointer;
             Some(ImageChange {
+                name: if unnamed { place.image.to_owned() } else { place.id.name },
                 name_pointer: place.name_pointer,
-                name: place.id.name,
                 pointer: place.pointer,
                 expect: place.image.to_owned(),
                 set: set.clone(),

@@ -134,7 +134,7 @@ pub(super) fn deadline(world: &World<'_>, live: &Live, release: &Release) -> Opt
         (Rollout::Stuck, _) if release.adopted => Some(world.now()),
         // What the status says may still be about the release before.
         (Rollout::Stuck, _) => release.since.checked_add(own_deadline(&live.object)).ok(),
-        (Rollout::Progressing, Progress::StatefulSet | Progress::DaemonSet) => {
+        (Rollout::Progressing, Progress::StatefulSet | Progress::DaemonSet | Progress::Configured(_)) => {
             release.since.checked_add(DEADLINE).ok()
         }
         (Rollout::Progressing, Progress::Deployment | Progress::CronJob)

@@ -14,6 +14,8 @@ pub const ROOT: &str = "countersign-system";
 pub struct Operator<'a> {
     plane: &'a ControlPlane,
     pub metrics_port: u16,
+    /// More of its environment.
+    pub env: Vec<(&'static str, std::path::PathBuf)>,
 }
 
 const NAME: &str = "countersign";
@@ -44,7 +46,7 @@ pub async fn install(plane: &ControlPlane) {
 impl<'a> Operator<'a> {
     /// An operator that is not started yet.
     pub fn new(plane: &'a ControlPlane) -> Self {
-        Self { plane, metrics_port: free_port() }
+        Self { plane, metrics_port: free_port(), env: Vec::new() }
     }
 
     /// Starts an operator and waits until it is ready.
@@ -97,7 +99,8 @@ impl<'a> Operator<'a> {
             .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
-            .env("COUNTERSIGN_LOG", "countersign=debug,info");
+            .env("COUNTERSIGN_LOG", "countersign=debug,info")
+            .envs(self.env.iter().map(|(name, value)| (*name, value.as_path())));
         self.plane.spawn(NAME, command).expect("the operator binary starts");
     }
 
