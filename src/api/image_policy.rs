@@ -240,6 +240,12 @@ pub struct Rollback {
     /// matching policy says anything, or where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_revocation: Option<OnRevocation>,
+    /// What happens to a workload whose new release does not roll out in time because its containers started and
+    /// kept crashing. LastGood: it goes back to its last good release, once, and is held there. None: it stays.
+    /// Images that cannot be pulled, pods that find no node and quotas never send a release back. None where no
+    /// matching policy says anything, or where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failed_rollout: Option<OnFailedRollout>,
     /// How long a release must run completely rolled out before it counts as good, in days, hours, minutes and
     /// seconds. 30s where no matching policy says anything; the longest where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -256,6 +262,19 @@ pub enum OnRevocation {
     #[default]
     LastGood,
     /// It keeps running, with an alarm.
+    None,
+}
+
+/// What happens to a workload whose new release does not roll out because its containers keep crashing.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum OnFailedRollout {
+    /// It goes back to its last good release, once, and is held there.
+    LastGood,
+    /// It stays.
+    #[default]
     None,
 }
 

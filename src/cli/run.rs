@@ -1,6 +1,10 @@
 //! `countersign run`: the operator.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
@@ -8,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{block_on, config};
 use crate::{
-    adapters::cluster::Fence,
+    adapters::cluster::{Cluster, Fence},
+    api::read_workload_kinds,
     controllers::{self, Clients, Settings, lead::Candidate},
+    domain::workload::configure,
     telemetry::{
         LogFormat, Metrics,
         http::{PROBES, Readiness, Server, router},
@@ -56,6 +62,9 @@ pub(super) struct Args {
     /// Act only while holding the Lease `countersign` of the root namespace; without it a second operator would act as well
     #[arg(long, env = "COUNTERSIGN_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     leader_elect: bool,
+    /// A file that adds kinds with a pod template to those that are governed
+    #[arg(long, env = "COUNTERSIGN_WORKLOAD_KINDS", value_name = "FILE")]
+    workload_kinds: Option<PathBuf>,
     /// How logs are written
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", default_value = "text", value_enum)]
     log_format: LogFormat,
@@ -70,6 +79,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn operate(args: Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.workload_kinds {
+        add_workload_kinds(path)?;
+    }
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let started = readiness.part("start");
@@ -79,7 +91,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let config = config().await?;
     let fence = if args.leader_elect { Fence::shut() } else { Fence::open() };
     let made = "cannot make a client of the cluster";
-    let acting = fence.client(config.clone()).context(made)?;
+    let acting = Cluster::connect(config.clone(), &fence).context(made)?;
     let open = kube::Client::try_from(config).context(made)?;
     let candidate =
         args.leader_elect.then(|| Candidate::new(open.clone(), &args.root_namespace, fence, metrics.clone()));
@@ -104,6 +116,18 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let _ = serving.await;
     ended.context("the operator ended")?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Before anything reads the table of kinds.
+fn add_workload_kinds(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let content = std::fs::read(path).with_context(|| format!("cannot read --workload-kinds {shown}"))?;
+    let kinds = read_workload_kinds(&shown.to_string(), &content).map_err(anyhow::Error::msg)?;
+    let names: Vec<String> =
+        kinds.iter().map(|kind| format!("{} {}", kind.api_version(), kind.kind)).collect();
+    anyhow::ensure!(configure(kinds), "the workload kinds are configured already");
+    tracing::info!(kinds = names.join(", "), "workload kinds are added");
     Ok(())
 }
 

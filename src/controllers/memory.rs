@@ -14,7 +14,9 @@ use crate::{
     adapters::cluster::Account,
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
+        blocked::Blocked,
         image::{Digest, ImageRef, Repository},
+        intervention::Asked,
         inventory::Inventory,
         ledger::Ledger,
         plan::{Live, Manifest, State as Found},
@@ -59,6 +61,10 @@ pub struct Tracked {
     pub problem: Option<String>,
     /// The last `countersign.dev/reconcile-requested-at` that was seen.
     pub requested: Option<String>,
+    /// What a person asks for on it.
+    pub asked: Asked,
+    /// What budgets keep from being evicted.
+    pub budget: Option<Blocked>,
 }
 
 /// What a plan said of its workload.
@@ -72,6 +78,8 @@ pub struct Said {
     pub missing: Vec<String>,
     /// Whether there is a release to go back to.
     pub fallback: bool,
+    /// What keeps a rollback from taking its full effect.
+    pub blocked: Option<Blocked>,
 }
 
 /// What was found out about a workload by its last plan.

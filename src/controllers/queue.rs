@@ -79,6 +79,18 @@ pub enum Next {
     Retry,
 }
 
+impl Next {
+    /// The same, but not later than this.
+    #[must_use]
+    pub fn within(self, most: Option<Duration>) -> Self {
+        match (self, most) {
+            (Self::After(delay), Some(most)) => Self::After(delay.min(most)),
+            (Self::Wait, Some(most)) => Self::After(most),
+            (next @ (Self::Wait | Self::After(_) | Self::Retry), _) => next,
+        }
+    }
+}
+
 /// How long what is under way may take once the token is cancelled. Writes take less; what waits for a git server that does not
 /// answer must not keep a successor waiting.
 const GRACE: Duration = Duration::from_secs(10);

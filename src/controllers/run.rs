@@ -48,7 +48,7 @@ pub struct Settings {
 /// How the API server is asked.
 pub struct Clients {
     /// For what only the one that leads may do: a fence holds its writes.
-    pub acting: Client,
+    pub acting: Cluster,
     /// For what every replica may write.
     pub open: Client,
 }
@@ -91,7 +91,7 @@ pub async fn run(
     let (approvals, approval_wishes) = queue();
     let wishes = Wishes { workloads: workload_wishes, sources: source_wishes, approvals: approval_wishes };
     let ctx = Arc::new(Ctx {
-        cluster: Cluster::new(clients.acting),
+        cluster: clients.acting,
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
         applier: settings.applier.clone(),

@@ -13,7 +13,7 @@ use super::{
     changes::Changes,
     memory::{Area, Key, State},
     trail,
-    watch::{Seen, watch},
+    watch::{Seen, Unserved, watch},
     workload::{News, keep_live},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
     domain::{
         ledger::RecordKey,
         policy::Namespace,
-        workload::{KINDS, Kind, WorkloadId},
+        workload::{Kind, Progress, WorkloadId, kinds},
     },
     telemetry::http::PartHandle,
 };
@@ -41,15 +41,21 @@ pub(super) fn watch_everything(
     stop: &CancellationToken,
 ) {
     let client = ctx.cluster.client();
-    for kind in KINDS {
+    for kind in kinds() {
+        let unserved = match kind.progress {
+            Progress::Configured(_) => Unserved::IsNone,
+            Progress::Deployment | Progress::StatefulSet | Progress::DaemonSet | Progress::CronJob => {
+                Unserved::Waits
+            }
+        };
         let api: Api<Raw> = Api::all_with(client.clone(), &api_resource(kind));
         let (at, part) = (Arc::clone(ctx), ctx.readiness.part(kind.plural));
-        tasks.spawn(watch(api, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
+        tasks.spawn(watch(api, unserved, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
     }
     let (at, told) = (Arc::clone(ctx), changes.clone());
     let part = ctx.readiness.part("namespaces");
     let see = move |seen| see_namespace(&at, &told, seen);
-    tasks.spawn(watch(Api::<NamespaceObject>::all(client), part, stop.clone(), see));
+    tasks.spawn(watch(Api::<NamespaceObject>::all(client), Unserved::Waits, part, stop.clone(), see));
     let (at, told) = (Arc::clone(ctx), changes.clone());
     let see = move |seen| see_approval(&at, &told, seen);
     watch_own(ctx, Api::all(ctx.cluster.client()), "approvals", tasks, stop, see);
@@ -89,7 +95,7 @@ fn watch_own<K>(
         see(seen);
         memory.news().notify_waiters();
     };
-    tasks.spawn(watch(api, part, stop.clone(), see));
+    tasks.spawn(watch(api, Unserved::Waits, part, stop.clone(), see));
 }
 
 /// An object of ours, or why it cannot be read.
@@ -313,6 +319,10 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             }
             if let Some(known) = memory.histories.get_mut(&id) {
                 known.version = tracked.version;
+                if known.asked != tracked.asked {
+                    known.asked = tracked.asked;
+                    ctx.workloads.now(id.clone());
+                }
             }
             let known =
                 memory.histories.get_mut(&id).filter(|known| asked.is_some() && known.requested != asked);

@@ -28,6 +28,7 @@ use crate::{
     adapters::cluster::Error,
     api::{
         ReleaseHistory, ReleaseHistoryStatus,
+        annotation::{RELEASE_HOLD, RETRY},
         condition::to_api,
         convert::cut,
         fitted_status,
@@ -35,6 +36,7 @@ use crate::{
     },
     domain::{
         condition::{Condition, READY, RECONCILING, Status, merge},
+        intervention::Asked,
         ownership::MANAGER,
         plan::State as Found,
         release::{Outcome, RollbackOutcome},
@@ -179,6 +181,7 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
             && now.said == tracked.said
             && now.requested == tracked.requested
             && now.problem == tracked.problem
+            && now.budget == tracked.budget
         {
             now.dirty = None;
         }
@@ -233,7 +236,7 @@ fn version_of(object: &Value) -> Option<String> {
 
 /// What `kubectl get releasehistories` says.
 fn conditions(tracked: &Tracked) -> Vec<Condition> {
-    let Said { state, message, missing, fallback } = &tracked.said;
+    let Said { state, message, missing, fallback, blocked } = &tracked.said;
     let proof = tracked.history.present().map_or("", |release| match release.outcome {
         Outcome::Good => "; good",
         Outcome::Failed => "; its rollout failed",
@@ -270,6 +273,10 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
         let message =
             "if its release is revoked there is none to go back to; it would keep running, with an alarm";
         said.push(Condition::new("Fallback", Status::False, "NoFallback", message));
+    }
+    if let Some(blocked) = blocked.as_ref().or(tracked.budget.as_ref()) {
+        let shown = cut(&blocked.message, 2000);
+        said.push(Condition::new("Blocked", Status::True, blocked.by.reason(), shown));
     }
     if matches!(state, Some(Found::NoSafeRelease)) && !is(RollbackOutcome::Failed) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
@@ -311,7 +318,10 @@ pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked)> {
     let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
     let requested = status.last_handled_reconcile_at.clone();
     let version = object.resource_version();
-    Some((id, Tracked { history, conditions, requested, version, exists: true, ..Tracked::default() }))
+    let asked = Asked::new(object.annotations().get(RELEASE_HOLD), object.annotations().get(RETRY));
+    let tracked =
+        Tracked { history, conditions, requested, version, asked, exists: true, ..Tracked::default() };
+    Some((id, tracked))
 }
 
 #[cfg(test)]

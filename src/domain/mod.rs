@@ -1,17 +1,20 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
+pub mod blocked;
 pub mod condition;
 pub mod dependency;
 pub mod drift;
 pub mod duration;
 pub mod guard;
 pub mod image;
+pub mod intervention;
 pub mod inventory;
 pub mod ledger;
 pub mod manifest;
 pub mod ownership;
 pub mod pattern;
 pub mod plan;
+pub mod pods;
 pub mod policy;
 pub mod push;
 pub mod reach;

@@ -5,6 +5,7 @@
 
 mod account;
 mod act;
+mod evict;
 mod fence;
 mod live;
 mod raw;
@@ -13,7 +14,7 @@ mod resources;
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use kube::{
-    Client, Resource as _,
+    Client, Config, Resource as _,
     api::{Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, Request},
 };
@@ -23,6 +24,7 @@ use serde_json::{Value, json};
 
 pub use account::Account;
 pub use act::Done;
+pub use evict::Evicted;
 pub use fence::{Fence, Lapsed, Moment};
 pub use live::{Seen, live};
 pub use raw::Raw;
@@ -46,6 +48,8 @@ pub struct Cluster {
     account: Option<Account>,
     /// The one namespace that is written and read.
     only: Option<String>,
+    /// Does not ask again where the answer is "not now".
+    asks_once: Client,
     resources: std::sync::Arc<RwLock<BTreeMap<(String, String), Resource>>>,
 }
 
@@ -124,7 +128,20 @@ impl Error {
 impl Cluster {
     /// A cluster behind a client.
     pub fn new(client: Client) -> Self {
-        Self { client, account: None, only: None, resources: std::sync::Arc::default() }
+        Self {
+            asks_once: client.clone(),
+            client,
+            account: None,
+            only: None,
+            resources: std::sync::Arc::default(),
+        }
+    }
+
+    /// The cluster that a configuration leads to; a fence holds its writes.
+    pub fn connect(config: Config, fence: &Fence) -> kube::Result<Self> {
+        let mut asks_once = config.clone();
+        asks_once.default_retry = false;
+        Ok(Self { asks_once: fence.client(asks_once)?, ..Self::new(fence.client(config)?) })
     }
 
     /// The client, for watches and events.
@@ -330,13 +347,27 @@ impl Cluster {
         let malformed = |why| Error::Malformed { operation, object: object.to_owned(), why };
         let mut request = request.map_err(|error| malformed(error.to_string()))?;
         self.sign(&mut request).map_err(malformed)?;
-        match tokio::time::timeout(REQUEST, self.client.request::<T>(request)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => {
-                Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
-            }
-            Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
+        send_by(&self.client, operation, object, Ok(request)).await
+    }
+}
+
+async fn send_by<T: DeserializeOwned>(
+    client: &Client,
+    operation: &'static str,
+    object: &str,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<T, Error> {
+    let request = request.map_err(|error| Error::Malformed {
+        operation,
+        object: object.to_owned(),
+        why: error.to_string(),
+    })?;
+    match tokio::time::timeout(REQUEST, client.request::<T>(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => {
+            Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
         }
+        Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
     }
 }
 

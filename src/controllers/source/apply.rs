@@ -19,7 +19,7 @@ use crate::{
         inventory::ObjectId,
         ledger::{Ledger, RecordKey},
         ownership::{MANAGER, own_fields},
-        workload::KINDS,
+        workload::Kind,
     },
 };
 
@@ -313,9 +313,7 @@ impl Stage {
             "CustomResourceDefinition" if item.id.group() == "apiextensions.k8s.io" => Self::Ground,
             "ApprovedImage" if revocation(&item.value).is_some() => Self::Revocations,
             "ApprovedImage" | "ImagePolicy" if item.id.group() == crate::api::GROUP => Self::Rules,
-            kind if KINDS.iter().any(|row| row.kind == kind && row.group == item.id.group()) => {
-                Self::Workloads
-            }
+            kind if Kind::find(&item.id.api_version, kind).is_some() => Self::Workloads,
             _ => Self::Rest,
         }
     }

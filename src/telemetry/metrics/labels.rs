@@ -57,6 +57,8 @@ label! {
         Hold = "hold",
         /// A held release, or a permitted image, is set again after somebody else changed it.
         PutBack = "put_back",
+        /// A pod that a rollback left behind is evicted.
+        Evict = "evict",
         /// A hold has ended.
         EndHold = "end_hold",
     }
