@@ -14,4 +14,5 @@ pub mod plan;
 pub mod policy;
 pub mod release;
 pub mod rollout;
+pub mod version;
 pub mod workload;
