@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod content;
+mod credentials;
 mod effect;
 pub mod inventory;
 mod publish;
@@ -64,6 +65,8 @@ enum Error {
     Git(git::Error),
     #[error(transparent)]
     Cluster(cluster::Error),
+    #[error(transparent)]
+    Secret(credentials::Error),
     #[error("{0}")]
     NotYet(String),
 }
@@ -91,7 +94,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
         }
         Err(error) => {
             let stage = match &error {
-                Error::Git(_) => StageLabel::Observe,
+                Error::Git(_) | Error::Secret(_) => StageLabel::Observe,
                 Error::Cluster(_) | Error::NotYet(_) => StageLabel::Act,
             };
             ctx.metrics.reconcile_error(Controller::Source, stage);
@@ -100,7 +103,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
             let interval = Duration::from_secs(source.spec.interval.as_secs());
             let next = match &error {
                 Error::Git(error) if !error.retry() => Next::After(interval),
-                Error::Git(_) | Error::Cluster(_) | Error::NotYet(_) => Next::Retry,
+                Error::Git(_) | Error::Cluster(_) | Error::Secret(_) | Error::NotYet(_) => Next::Retry,
             };
             (Verdict::failed(&error), next)
         }
@@ -123,10 +126,9 @@ async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> Next {
 }
 
 async fn sync(ctx: &Ctx, key: &Key, source: &GitSource) -> Result<Verdict, Error> {
-    let remote = remote(source);
+    let remote = Remote { credentials: credentials::read(ctx, source).await?, ..remote(source) };
     let name = mirror_key(key);
-    let timeout = Duration::from_secs(source.spec.timeout.as_secs());
-    let head = ctx.mirrors.fetch(&name, &remote, timeout).await.map_err(Error::Git)?;
+    let head = ctx.mirrors.fetch(&name, &remote, timeout(source)).await.map_err(Error::Git)?;
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.clone());
     let last: Option<CommitId> = last.as_deref().and_then(|commit| commit.parse().ok());
     let kept = kept(ctx, key);
@@ -172,9 +174,13 @@ impl Reading<'_> {
         self.ctx.mirrors.read(self.name, self.remote, read).await
     }
 
-    async fn descends(&self, head: CommitId, ancestor: CommitId) -> Result<bool, git::Error> {
-        let read = move |mirror: &git::Mirror| mirror.descends(head, ancestor);
-        self.ctx.mirrors.read(self.name, self.remote, read).await
+    async fn descends(
+        &self,
+        head: CommitId,
+        ancestor: CommitId,
+        timeout: Duration,
+    ) -> Result<bool, git::Error> {
+        self.ctx.mirrors.descends(self.name, self.remote, head, ancestor, timeout).await
     }
 
     async fn earlier(
@@ -202,16 +208,17 @@ async fn hold_back(
         return Ok(None);
     }
     let mut baseline = None;
+    let timeout = timeout(source);
     if let Some(last) = last.filter(|last| *last != head.commit) {
         // An accepted commit is the baseline of what descends from it.
         if let Some(accepted) = accepted
-            && read.descends(head.commit, accepted).await?
-            && !read.descends(last, accepted).await?
+            && read.descends(head.commit, accepted, timeout).await?
+            && !read.descends(last, accepted, timeout).await?
         {
             baseline = Some(accepted);
         }
         let from = baseline.unwrap_or(last);
-        if !source.spec.allow_rewrite && !read.descends(head.commit, from).await? {
+        if !source.spec.allow_rewrite && !read.descends(head.commit, from, timeout).await? {
             return Ok(Some(HeldBack {
                 reason: "HistoryRewritten",
                 message: format!(
@@ -437,12 +444,18 @@ fn mirror_key(key: &Key) -> String {
     format!("{}/{}", key.0, key.1)
 }
 
+fn timeout(source: &GitSource) -> Duration {
+    Duration::from_secs(source.spec.timeout.as_secs())
+}
+
+/// Without credentials: enough to read what was fetched before.
 fn remote(source: &GitSource) -> Remote {
     let named = &source.spec.reference;
-    let reference = match (&named.branch, &named.tag, &named.commit) {
-        (Some(branch), _, _) => Reference::Branch(branch.clone()),
-        (None, Some(tag), _) => Reference::Tag(tag.clone()),
-        (None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
+    let reference = match (&named.branch, &named.tag, &named.semver, &named.commit) {
+        (Some(branch), _, _, _) => Reference::Branch(branch.clone()),
+        (None, Some(tag), _, _) => Reference::Tag(tag.clone()),
+        (None, None, Some(range), _) => Reference::Semver(range.clone()),
+        (None, None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
     };
-    Remote { url: source.spec.url.clone(), reference, ca: None }
+    Remote { url: source.spec.url.clone(), reference, credentials: None }
 }
