@@ -106,12 +106,11 @@ impl Trap {
         let notes = Arc::clone(&seen);
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
+                notes.lock().unwrap().extend(b"somebody came: ");
                 stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
                 let mut bytes = [0; 4096];
                 let read = stream.read(&mut bytes).unwrap_or(0);
-                let mut notes = notes.lock().unwrap();
-                notes.extend(b"somebody came: ");
-                notes.extend(&bytes[..read]);
+                notes.lock().unwrap().extend(&bytes[..read]);
             }
         });
         Self { port, seen }
@@ -273,6 +272,8 @@ async fn credentials_seen_by_a_hostile_server_none() {
     }
     assert!(asked > 100);
     assert_eq!(trap.seen(), "");
+    let _ = reqwest::get(format!("http://127.0.0.1:{}/repo", trap.port)).await;
+    assert!(trap.seen().contains("GET /repo"), "whoever comes is seen");
 }
 
 /// What is not encrypted is readable on the way, also where the proxy is nearer than the server.
@@ -530,6 +531,18 @@ async fn history_is_fetched_as_deep_as_it_is_needed() {
         assert!(setup.descends(&next, &root).await);
         repo.git(&["update-ref", "refs/heads/main", &head]);
     }
+}
+
+/// A server whose short histories do not work must cost time, not the source.
+#[tokio::test]
+async fn history_is_fetched_whole_where_a_server_cannot_end_it() {
+    let repo = Repo::new();
+    let (root, head) = long_history(&repo, 300);
+    let server = GitHttp::start(&repo).await;
+    server.behave(Manner::NoDepth);
+    let setup = Setup::new(&server.url, None);
+    assert_eq!(setup.commit().await, head);
+    assert!(!setup.is_shallow() && setup.descends(&head, &root).await);
 }
 
 /// New commits on top of a short history, a rewritten branch, a merge of something old: each must be noticed for what it is.

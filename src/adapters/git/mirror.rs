@@ -210,7 +210,14 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
     }
     let depth = if earlier.is_empty() { Depth::Commits(FIRST) } else { Depth::Missing };
     let tip = match &session.location {
-        Location::Http(_) | Location::Ssh(_) => smart::fetch(repository, session, depth)?,
+        Location::Http(_) | Location::Ssh(_) => match smart::fetch(repository, session, depth) {
+            // Not every server that says it can end history somewhere gets it right.
+            Err(error @ Error::Protocol { .. }) if depth != Depth::Missing => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "history is fetched whole instead");
+                smart::fetch(repository, session, Depth::Missing)?
+            }
+            outcome => outcome?,
+        },
         Location::Local(path) => local::fetch(repository, session, path)?,
     };
     session.check_time()?;

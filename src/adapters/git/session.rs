@@ -281,3 +281,45 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(url: &str) -> Session {
+        let keys = HttpsKeys { login: Some(Login::Bearer("hunter2".into())), ..HttpsKeys::default() };
+        let remote = Remote {
+            url: url.to_owned(),
+            reference: Reference::Branch("main".to_owned()),
+            credentials: Some(Arc::new(Credentials {
+                secret: "apps/git".to_owned(),
+                keys: Keys::Https(keys),
+            })),
+        };
+        let location = Location::parse(url).unwrap();
+        let timeout = Duration::from_secs(60);
+        let (private, bounds) = (PathBuf::new(), Bounds::default());
+        let deadline = Instant::now() + timeout;
+        Session::new(location, &remote, private, bounds, timeout, deadline, CancellationToken::new())
+    }
+
+    /// The last fence: whatever leads a request elsewhere, it says nothing there.
+    #[tokio::test]
+    async fn a_login_is_for_one_scheme_host_and_port() {
+        let session = session("https://git.example/shop/a.git");
+        for (url, known) in [
+            ("https://git.example/shop/a.git/info/refs?service=git-upload-pack", true),
+            ("https://git.example:443/moved", true),
+            ("https://git.example:8443/shop/a.git", false),
+            ("http://git.example/shop/a.git", false),
+            ("http://git.example:443/shop/a.git", false),
+            ("https://git.example.evil/shop/a.git", false),
+            ("https://git.example@evil.example/shop/a.git", false),
+            ("https://www.git.example/shop/a.git", false),
+            ("ssh://git.example/shop/a.git", false),
+            ("file:///shop/a.git", false),
+        ] {
+            assert_eq!(session.login(&Url::parse(url).unwrap()).is_some(), known, "{url}");
+        }
+    }
+}

@@ -43,6 +43,11 @@ pub(super) async fn read(ctx: &Ctx, source: &GitSource) -> Result<Option<Arc<Cre
     let channel = Channel::of(&source.spec.url).map_err(super::Error::Git)?;
     let namespace = source.namespace().unwrap_or_default();
     let secret = format!("{namespace}/{}", named.name);
+    // The schema says so too, but from this text a path of the API is made.
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    if !named.name.bytes().all(plain) || named.name.starts_with('.') {
+        return Err(super::Error::Secret(Error::NotFound { secret }));
+    }
     let id = ObjectId {
         api_version: "v1".to_owned(),
         kind: "Secret".to_owned(),

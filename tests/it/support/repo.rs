@@ -180,6 +180,8 @@ pub enum Manner {
     Hang,
     /// A list of references without an end.
     EndlessList,
+    /// Says that it can end history somewhere, and cannot.
+    NoDepth,
     /// Says where history ends without an end.
     EndlessShallow,
     /// Answers the request for a pack with progress messages without an end.
@@ -330,6 +332,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
     // What comes before only settles what the pack is to hold.
     let last = body.ends_with(b"0009done\n");
+    let deepens = body.windows(7).any(|window| window == b"deepen ");
     let good = |shared: Arc<Shared>| async move {
         tokio::task::spawn_blocking(move || http_backend(&shared.root, &path, &query, pack, &body))
             .await
@@ -359,6 +362,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let first = b"001e# service=git-upload-pack\n0000".to_vec();
             endless(first, line.repeat(1000), Duration::ZERO, "advertisement")
         }
+        Manner::NoDepth if deepens => {
+            ([("content-type", "application/x-git-upload-pack-result")], "0008NAK\n").into_response()
+        }
         Manner::EndlessShallow if pack => {
             let mut lines = String::new();
             for n in 0..1000 {
@@ -381,6 +387,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         Manner::Well
         | Manner::Needs(_)
         | Manner::SaysToPacks(..)
+        | Manner::NoDepth
         | Manner::EndlessShallow
         | Manner::EndlessProgress
         | Manner::Trickle
