@@ -67,10 +67,11 @@ pub struct GitSourceSpec {
     #[serde(default = "default_interval")]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("interval must be at least 1s"))]
     pub interval: Duration,
-    /// How long one look at the repository may take, in days, hours, minutes and seconds; at least 1s.
+    /// How long one look at the repository may take, in minutes and seconds; at least 1s and at most 10m.
     /// Default 60s.
     #[serde(default = "default_timeout")]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("timeout must be at least 1s"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]m)?([0-5]?[0-9]s)?$|^10m(0s)?$|^([0-9]{1,2}|[1-5][0-9]{2}|600)s$')").message("timeout must be at most 10m: a look that hangs keeps others waiting"))]
     pub timeout: Duration,
     /// Whether a new head may drop the commit that was applied last, as after a forced push. Otherwise such a
     /// head is held back. Default false.
@@ -166,6 +167,16 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub last_applied_commit: Option<String>,
+    /// The value of the annotation countersign.dev/accept-commit that was acted on last. It passes nothing more;
+    /// who removes the annotation and sets it again accepts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub accepted_commit: Option<String>,
+    /// The commit whose workloads were last handed over to be rolled out: lastAppliedCommit, but for a sync that is
+    /// under way or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub published_commit: Option<String>,
     /// The commit that is not applied until a person accepts it. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,

@@ -64,8 +64,8 @@ pub enum StartError {
 
 /// How long a look waits that could not change anything but what is recorded, while actions are under way.
 const AFTER_ACTIONS: Duration = Duration::from_secs(1);
-/// How many sources are synced at once.
-const SOURCES: usize = 4;
+/// How many sources are synced at once: one whose server hangs takes a place for as long as its timeout.
+const SOURCES: usize = 16;
 
 /// Runs until the token is cancelled.
 pub async fn run(
@@ -436,17 +436,17 @@ fn record_key(key: &Key) -> RecordKey {
 
 /// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
 async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
-    let (inventories, problems) =
-        inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
-    if !problems.is_empty() {
-        return Err(StartError::BrokenInventories(problems));
+    let loaded = inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
+    if !loaded.lost.is_empty() {
+        return Err(StartError::BrokenInventories(loaded.lost));
     }
     let mut memory = ctx.memory.write();
-    for (key, inventory) in inventories {
+    for (key, inventory) in loaded.inventories {
         for id in inventory.iter().filter_map(workload_id) {
             let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);
         }
+        ctx.source_state.loaded(&key, &inventory);
         memory.inventories.insert(key, inventory);
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
 pub mod condition;
+pub mod dependency;
 pub mod drift;
 pub mod duration;
 pub mod guard;

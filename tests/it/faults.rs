@@ -4,7 +4,11 @@ use std::fs;
 
 use anyhow::ensure;
 use countersign::api::ReleaseHistory;
-use kube::{Api, ResourceExt as _, api::DeleteParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams},
+};
+use serde_json::json;
 
 use crate::{
     controlplane::eventually,
@@ -333,4 +337,56 @@ async fn a_deleted_history_is_written_again_with_its_hold() {
     .await;
     scene.sets("somebody", "cart", &scene.pin(1)).await;
     scene.held_at("Deployment", "cart", &scene.pin(0)).await;
+}
+
+/// If this fails, a crash while an inventory is stored, or anybody's ConfigMap with its label, keeps the operator from starting;
+/// or git may write inventories.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_inventory_is_passed_over_and_git_writes_none() {
+    const LABEL: &str = "countersign.dev/inventory";
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "half").await;
+    scene.write("a.yaml", &scene.config("a"));
+    scene.push("one more").await;
+    scene.synced().await;
+    let api = scene.of("v1", "ConfigMap", "configmaps", ROOT);
+    let source = json!(format!("{ROOT}/{}", scene.source));
+    let parts = async || {
+        let all = api.list(&ListParams::default().labels(LABEL)).await.unwrap().items;
+        let all = all.into_iter().map(|part| serde_json::to_value(part).unwrap());
+        all.filter(|part| part["metadata"]["annotations"]["countersign.dev/source"] == source)
+            .collect::<Vec<_>>()
+    };
+    let now = parts().await;
+    assert_eq!(now.len(), 1, "older generations are gone: {now:?}");
+    let generation: u64 = now[0]["data"]["generation"].as_str().unwrap().parse().unwrap();
+    let name = now[0]["metadata"]["name"].as_str().unwrap();
+    let next = name.replace(&format!("-{generation}-0"), &format!("-{}-0", generation + 1));
+    assert_ne!(name, next);
+    let labels = now[0]["metadata"]["labels"].clone();
+    let mut half = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": next, "namespace": ROOT, "labels": labels, "annotations": {"countersign.dev/source": source}},
+        "data": {"generation": (generation + 1).to_string(), "part": "0", "parts": "2"},
+        "binaryData": now[0]["binaryData"],
+    });
+    scene.apply(&half).await;
+    half["metadata"] = json!({"name": "foreign", "namespace": ROOT, "labels": labels});
+    scene.apply(&half).await;
+    rough.operator.kill();
+    rough.operator.restart().await;
+
+    scene.repo.git(&["rm", "-q", "a.yaml"]);
+    let ours = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: made-up\n";
+    scene.write("own.yaml", &format!("# ours\n{ours}  namespace: {ROOT}\n  labels: {{{LABEL}: x}}\n"));
+    scene.push("say an inventory").await;
+    let said = scene.source_says("ProblemsFound").await;
+    assert!(said.contains("own.yaml:2") && said.contains("the operator alone"), "{said}");
+    scene.gone(&scene.any("ConfigMap"), "a").await;
+    assert!(
+        api.get_opt("made-up").await.unwrap().is_none() && api.get_opt("foreign").await.unwrap().is_some()
+    );
+    let now = parts().await;
+    assert!(now.len() == 1 && now[0]["metadata"]["name"] != json!(next), "{now:?}");
+    api.delete("foreign", &DeleteParams::default()).await.unwrap();
 }

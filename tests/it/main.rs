@@ -28,6 +28,7 @@ mod quickstart;
 mod rules;
 mod story_away;
 mod story_config;
+mod story_counts;
 mod story_drift;
 mod story_hold;
 mod story_order;

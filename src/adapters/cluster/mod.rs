@@ -77,6 +77,20 @@ impl Error {
         self.status().map(|status| status.code)
     }
 
+    /// Whether there is an answer. Without one, nothing is known of the API server.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Request { .. } => self.code().is_some(),
+            Self::NoSuchKind { .. } | Self::Malformed { .. } => true,
+            Self::TimedOut { .. } => false,
+        }
+    }
+
+    /// Whether the same request may well succeed later.
+    pub fn passes(&self) -> bool {
+        !self.is_answer() || self.code().is_some_and(|code| matches!(code, 409 | 429 | 500..))
+    }
+
     /// The message of the API server for people, or ours.
     pub fn explain(&self) -> String {
         let said = match (self, self.status()) {
@@ -103,7 +117,7 @@ impl Cluster {
     pub async fn apply(&self, object: &Value, manager: &str) -> Result<Value, Error> {
         let id = id_of(object);
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let request = request_for(&resource, &id);
+        let request = request_for("apply", &resource, &id)?;
         let patch = Patch::Apply(object);
         let http = request.patch(&id.name, &PatchParams::apply(manager).force(), &patch);
         self.send("apply", &id.to_string(), http).await
@@ -112,19 +126,19 @@ impl Cluster {
     /// An object, if it exists.
     pub async fn get(&self, id: &ObjectId) -> Result<Option<Value>, Error> {
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = request_for(&resource, id).get(&id.name, &kube::api::GetParams::default());
+        let http = request_for("get", &resource, id)?.get(&id.name, &kube::api::GetParams::default());
         absent(self.send("get", &id.to_string(), http).await)
     }
 
     /// Whether an object exists; its content is not read.
     pub async fn exists(&self, id: &ObjectId) -> Result<bool, Error> {
         // The name may come from a pod template, where nothing checks it; what could not be a name names nothing.
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
-        if !id.name.bytes().all(plain) || !id.name.bytes().any(|b| b.is_ascii_alphanumeric()) {
+        if !id.is_addressable() {
             return Ok(false);
         }
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = request_for(&resource, id).get_metadata(&id.name, &kube::api::GetParams::default());
+        let request = request_for("get", &resource, id)?;
+        let http = request.get_metadata(&id.name, &kube::api::GetParams::default());
         Ok(absent(self.send::<Value>("get", &id.to_string(), http).await)?.is_some())
     }
 
@@ -140,7 +154,13 @@ impl Cluster {
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
         let mut found = Vec::new();
         loop {
-            let mut page: Value = self.send("list", &resource.api.plural, request.list(&params)).await?;
+            let page = self.send("list", &resource.api.plural, request.list(&params)).await;
+            if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
+                // The kind went, or is served elsewhere by now: it is looked up anew.
+                let (api_version, kind) = (&resource.api.api_version, &resource.api.kind);
+                self.resources.write().remove(&(api_version.clone(), kind.clone()));
+            }
+            let mut page: Value = page?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
                 found.extend(items.into_iter().map(|mut item| {
                     // The items of a list do not say what they are.
@@ -165,7 +185,7 @@ impl Cluster {
             propagation_policy: Some(kube::api::PropagationPolicy::Background),
             ..kube::api::DeleteParams::default()
         };
-        let http = request_for(&resource, id).delete(&id.name, &params);
+        let http = request_for("delete", &resource, id)?.delete(&id.name, &params);
         absent(self.send::<Value>("delete", &id.to_string(), http).await).map(drop)
     }
 
@@ -179,7 +199,7 @@ impl Cluster {
             why: error.to_string(),
         })?;
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let http = request_for(&resource, &id).create(&params, bytes);
+        let http = request_for("create", &resource, &id)?.create(&params, bytes);
         match self.send::<Value>("create", &id.to_string(), http).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some(409) => Ok(false),
@@ -194,7 +214,7 @@ impl Cluster {
             Error::Malformed { operation: "patch", object: id.to_string(), why: error.to_string() }
         })?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let http = request_for(&resource, id).patch(&id.name, &params, &Patch::<()>::Json(patch));
+        let http = request_for("patch", &resource, id)?.patch(&id.name, &params, &Patch::<()>::Json(patch));
         self.send("patch", &id.to_string(), http).await
     }
 
@@ -260,9 +280,14 @@ impl Cluster {
     }
 }
 
-fn request_for(resource: &Resource, id: &ObjectId) -> Request {
+/// The one way from the name of an object to a path of the API: names come from manifests and templates of strangers.
+fn request_for(operation: &'static str, resource: &Resource, id: &ObjectId) -> Result<Request, Error> {
+    if !id.is_addressable() || resource.namespaced == id.namespace.is_empty() {
+        let why = "its name and namespace do not name one object".to_owned();
+        return Err(Error::Malformed { operation, object: id.to_string(), why });
+    }
     let namespace = resource.namespaced.then_some(id.namespace.as_str());
-    Request::new(DynamicObject::url_path(&resource.api, namespace))
+    Ok(Request::new(DynamicObject::url_path(&resource.api, namespace)))
 }
 
 /// What an object is, from its own words.
@@ -286,5 +311,59 @@ fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.code() == Some(404) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, a moment's trouble waits for a whole interval, or what is refused for good is sent again and again.
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        let object = || "a".to_owned();
+        let answered = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            Error::Request {
+                operation: "apply",
+                object: object(),
+                source: Box::new(kube::Error::Api(Box::new(status))),
+            }
+        };
+        for code in [409, 429, 500, 503, 504] {
+            assert!(answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        for code in [400, 403, 404, 405, 422] {
+            assert!(!answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        let away = kube::Error::Service("connection refused".into());
+        let away = Error::Request { operation: "apply", object: object(), source: Box::new(away) };
+        let late = Error::TimedOut { operation: "apply", object: object() };
+        for error in [away, late] {
+            assert!(error.passes() && !error.is_answer(), "{error}");
+        }
+    }
+
+    /// If this fails, a name in somebody's manifest chooses which object the operator reads, writes or deletes.
+    #[test]
+    fn no_name_leads_to_another_path() {
+        let resource = |kind: &str, namespaced| {
+            let gvk = kube::core::GroupVersionKind::gvk("", "v1", kind);
+            Resource { api: ApiResource::from_gvk(&gvk), namespaced }
+        };
+        let asked = |namespaced, namespace: &str, name: &str| {
+            let (api_version, kind) = ("v1".to_owned(), "Thing".to_owned());
+            let id = ObjectId { api_version, kind, namespace: namespace.into(), name: name.into() };
+            request_for("get", &resource("Thing", namespaced), &id).map(|request| request.url_path)
+        };
+        assert_eq!(asked(true, "shop", "a.b:c_d-1").unwrap(), "/api/v1/namespaces/shop/things");
+        assert_eq!(asked(false, "", "system:node").unwrap(), "/api/v1/things");
+        for name in ["", ".", "..", "a?b", "a#b", "a/b", "a%2fb", "a\\b", "a;b", "a b", "é"] {
+            assert!(matches!(asked(true, "shop", name), Err(Error::Malformed { .. })), "{name}");
+        }
+        for namespace in ["", "..", "kube-system?x=", "a/b", "a.b", "A", "-a", "a-", "a#"] {
+            assert!(matches!(asked(true, namespace, "a"), Err(Error::Malformed { .. })), "{namespace}");
+        }
+        assert!(asked(false, "shop", "a").is_err(), "what stands in no namespace has none");
     }
 }

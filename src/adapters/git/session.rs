@@ -297,7 +297,7 @@ mod tests {
             })),
         };
         let location = Location::parse(url).unwrap();
-        let timeout = Duration::from_secs(60);
+        let timeout = Duration::from_mins(1);
         let (private, bounds) = (PathBuf::new(), Bounds::default());
         let deadline = Instant::now() + timeout;
         Session::new(location, &remote, private, bounds, timeout, deadline, CancellationToken::new())
