@@ -54,7 +54,7 @@ pub struct GitSourceSpec {
     /// password, or bearerToken; tls.crt and tls.key; ca.crt. With ssh they are identity and known_hosts, and
     /// password if the key has a passphrase. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret_ref: Option<SecretReference>,
+    pub secret_ref: Option<SecretRef>,
     /// What to follow: a branch, a tag, a range of versions or a commit; exactly one of them. Required.
     #[serde(rename = "ref")]
     pub reference: GitReference,
@@ -85,6 +85,25 @@ pub struct GitSourceSpec {
     #[serde(default = "default_max_withdrawals")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_withdrawals: u32,
+    /// The service account, in the namespace of the source, that it applies as. Outside of the operator's namespace
+    /// required. Default: the account that the operator was given for this, or its own rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+    /// The namespace that all its objects are put into, whatever they say. Outside of the operator's namespace only
+    /// the source's own. Default: where each says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub target_namespace: Option<String>,
+    /// Sources of the same namespace that must be ready before this one is applied. Its revocations count all the
+    /// same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub depends_on: Vec<SourceRef>,
+    /// Where its git server says that something was pushed, so that it is looked at at once: POST
+    /// /hooks/NAMESPACE/NAME at the operator's --receiver-addr. Default: nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<Receiver>,
     /// Whether the source rests: nothing is fetched and nothing applied, and it says so. Rollbacks and holds go
     /// on. Default false.
     #[serde(default)]
@@ -101,15 +120,6 @@ fn default_timeout() -> Duration {
 
 fn default_max_withdrawals() -> u32 {
     5
-}
-
-/// A Secret in the namespace of the object that names it.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
-#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
-pub struct SecretReference {
-    /// Its name.
-    #[schemars(length(min = 1, max = 253), regex(pattern = schema::DNS_SUBDOMAIN))]
-    pub name: String,
 }
 
 /// What to follow: exactly one of these.
@@ -140,6 +150,53 @@ pub struct GitReference {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub commit: Option<String>,
+}
+
+/// A GitSource of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SourceRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
+}
+
+/// Who says that something was pushed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Receiver {
+    /// How the sender shows who it is: GitHub, Gitea and Generic sign the message, GitLab sends the token. Required.
+    #[serde(rename = "type")]
+    pub sender: SenderType,
+    /// The Secret in the namespace of the source whose key "token" holds what the sender and the operator share, at
+    /// least 16 bytes. Required.
+    pub secret_ref: SecretRef,
+}
+
+/// How a sender shows who it is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SenderType {
+    /// X-Hub-Signature-256, an HMAC of the body.
+    GitHub,
+    /// X-Gitlab-Token, the token itself.
+    GitLab,
+    /// X-Gitea-Signature, an HMAC of the body; Forgejo sends it, too.
+    Gitea,
+    /// X-Signature: sha256= and an HMAC of the body in hexadecimal digits.
+    Generic,
+}
+
+/// A Secret in the namespace of the object that names it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SecretRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
 }
 
 /// What the operator found and did.

@@ -10,7 +10,7 @@ use crate::{
     controllers::{self, Settings},
     telemetry::{
         LogFormat, Metrics,
-        http::{Readiness, Server},
+        http::{PROBES, Readiness, Server, router},
         init_logs,
     },
 };
@@ -37,6 +37,14 @@ pub(super) struct Args {
         value_name = "ADDRESS:PORT"
     )]
     metrics_addr: SocketAddr,
+    /// The service account in the operator's namespace that git sources there apply as which name none; without it they
+    /// apply with the operator's own rights
+    #[arg(long, env = "COUNTERSIGN_APPLIER", value_name = "NAME")]
+    applier: Option<String>,
+    /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
+    /// not served unless given
+    #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
+    receiver_addr: Option<SocketAddr>,
     /// How many workloads are looked at at once
     #[arg(long, env = "COUNTERSIGN_CONCURRENCY", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     concurrency: u16,
@@ -63,9 +71,9 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let started = readiness.part("start");
-    let server = Server::bind(args.metrics_addr).await?;
+    let server = Server::bind(args.metrics_addr, PROBES).await?;
     tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
-    let serving = tokio::spawn(server.serve(metrics.clone(), readiness.clone(), stop.clone()));
+    let serving = tokio::spawn(server.serve(router(metrics.clone(), readiness.clone()), stop.clone()));
     let mut config = kube::Config::infer().await.context(
         "no cluster to talk to: neither a kubeconfig (KUBECONFIG, ~/.kube/config) nor a service account was found",
     )?;
@@ -88,6 +96,8 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         cache_dir: args.cache_dir,
         concurrency: usize::from(args.concurrency),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
+        receiver_addr: args.receiver_addr,
+        applier: args.applier,
     };
     started.ready();
     let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;

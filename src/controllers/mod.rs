@@ -11,6 +11,7 @@ pub mod approval;
 mod changes;
 pub mod memory;
 pub mod queue;
+pub mod receive;
 pub mod report;
 mod run;
 pub mod source;
@@ -43,6 +44,8 @@ pub struct Ctx {
     pub memory: Memory,
     /// The operator's own namespace.
     pub root: String,
+    /// The service account of it that sources apply as which name none.
+    pub applier: Option<String>,
     /// What is counted.
     pub metrics: Metrics,
     /// What is loaded.
@@ -57,6 +60,8 @@ pub struct Ctx {
     pub approvals: Queue<Key>,
     /// Sources to look at.
     pub sources: Queue<Key>,
+    /// Who may say that something was pushed.
+    pub receivers: receive::Receivers,
     /// Histories and events to write.
     pub trail: Trail,
     /// Pins that only add a digest are spread in time.

@@ -1,6 +1,6 @@
 //! Starts everything: watches first, then what decides, once all that is decided by is loaded.
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::{Api, Client, ResourceExt, core::DeserializeGuard};
@@ -13,7 +13,7 @@ use super::{
     changes::{Changes, spread},
     memory::{Area, Desired, Key, Memory, State},
     queue::{self, queue},
-    report, source,
+    receive, report, source,
     source::{content::workload_id, inventory},
     trail::{self, Trail},
     watch::{Seen, watch},
@@ -34,8 +34,8 @@ use crate::{
         workload::{KINDS, Kind, WorkloadId},
     },
     telemetry::{
-        Metrics,
-        http::{PartHandle, Readiness},
+        self, Metrics,
+        http::{PartHandle, Readiness, Server},
     },
 };
 
@@ -50,6 +50,10 @@ pub struct Settings {
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
     pub pin_interval: Duration,
+    /// The service account of the root namespace that sources of it apply as which name none; absent: the operator's rights.
+    pub applier: Option<String>,
+    /// Where pushes are received, if they are.
+    pub receiver_addr: Option<SocketAddr>,
 }
 
 /// Why it cannot start.
@@ -60,6 +64,8 @@ pub enum StartError {
     Inventories(#[source] cluster::Error),
     #[error("the inventories of the sources cannot be read, and without them ownership is unknown: {}", .0.join("; "))]
     BrokenInventories(Vec<String>),
+    #[error(transparent)]
+    Receiver(telemetry::http::Error),
 }
 
 /// How long a look waits that could not change anything but what is recorded, while actions are under way.
@@ -82,6 +88,7 @@ pub async fn run(
         cluster: Cluster::new(client),
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
+        applier: settings.applier.clone(),
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
@@ -89,10 +96,17 @@ pub async fn run(
         workloads: workloads.clone(),
         approvals: approvals.clone(),
         sources: sources.clone(),
+        receivers: receive::Receivers::default(),
         trail: Trail::default(),
         pacer: Pacer::new(settings.pin_interval),
     });
     let mut tasks = JoinSet::new();
+    if let Some(addr) = settings.receiver_addr {
+        let server = Server::bind(addr, receive::PURPOSE).await.map_err(StartError::Receiver)?;
+        tracing::info!(address = %server.addr(), "receiving pushes");
+        tasks.spawn(server.serve(receive::router(Arc::clone(&ctx)), stop.clone()));
+        tasks.spawn(receive::keep(Arc::clone(&ctx), stop.clone()));
+    }
     let changes = Changes::default();
     watch_everything(&ctx, &changes, &mut tasks, &stop);
     let owned = ctx.readiness.part("inventories");
@@ -443,7 +457,8 @@ async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
     let mut memory = ctx.memory.write();
     for (key, inventory) in loaded.inventories {
         for id in inventory.iter().filter_map(workload_id) {
-            let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
+            let desired =
+                Desired { source: key.clone(), account: None, manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);
         }
         ctx.source_state.loaded(&key, &inventory);

@@ -30,6 +30,7 @@ use crate::{
 
 mod beyond;
 mod find;
+mod rights;
 mod tell;
 
 use find::find;
@@ -120,7 +121,7 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         return Ok(Next::After(wait));
     }
     let acting = ctx.trail.acting();
-    let outcome = ctx.cluster.act(id, action).await;
+    let outcome = rights::act(ctx, id, action).await;
     drop(acting);
     match outcome {
         Ok(done @ (Done::Applied(_) | Done::Instead(_))) => {

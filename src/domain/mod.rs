@@ -13,6 +13,8 @@ pub mod ownership;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
+pub mod push;
+pub mod reach;
 pub mod release;
 pub mod rollout;
 pub mod version;

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use countersign::api::ReleaseHistory;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -217,6 +217,37 @@ async fn an_api_server_that_stops_in_the_middle_of_a_revocation_changes_nothing_
     scene.poke().await;
     let once: Vec<i64> = before.iter().map(|before| before + 1).collect();
     assert_eq!(generations(&scene).await, once);
+}
+
+/// If this fails, an operator that dies after a rollout began takes it back to the commit before, and then does it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_began_goes_on_after_a_kill_also_where_its_commit_is_not_noted_as_applied() {
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "began").await;
+    scene.approve(&[0, 1]).await;
+    scene.ran("cart", &[0]).await;
+    let before = scene.sources().get(&scene.source).await.unwrap().status.unwrap().last_applied_commit;
+    scene.ran("cart", &[1]).await;
+    let writes = image_writes(rough.plane, "deployments", &scene.namespace, "cart").len();
+    rough.operator.kill();
+    // As a kill leaves it between the two writes.
+    let status = json!({"status": {"lastAppliedCommit": before}});
+    scene
+        .sources()
+        .patch_status(&scene.source, &PatchParams::default(), &Patch::Merge(&status))
+        .await
+        .unwrap();
+    let away = scene.repo.path().with_extension("away");
+    fs::rename(scene.repo.path(), &away).unwrap();
+    rough.operator.restart().await;
+    scene.poke().await;
+    assert_eq!(scene.source_is_not_ready().await.0, "RepositoryNotFound");
+    scene.runs("Deployment", "cart", &scene.pin(1)).await;
+    fs::rename(&away, scene.repo.path()).unwrap();
+    scene.poke().await;
+    scene.synced().await;
+    scene.proven_at("Deployment", "cart", &scene.pin(1)).await;
+    assert_eq!(image_writes(rough.plane, "deployments", &scene.namespace, "cart").len(), writes);
 }
 
 /// If this fails, a lost volume stops the operator, or makes it forget.

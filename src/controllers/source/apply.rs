@@ -136,7 +136,7 @@ struct Found {
 
 async fn found(cluster: &Cluster, source: &Key, api_version: &str, kind: &str) -> Result<Found, Error> {
     let resource = cluster.resource(api_version, kind).await?;
-    let listed = cluster.list(&resource, "", &selector(source)).await?;
+    let listed = cluster.list(&resource, cluster.reaches(), &selector(source)).await?;
     let named = |object| {
         let id = id_of(&object);
         ((id.namespace, id.name), object)
@@ -231,12 +231,11 @@ async fn write_revocation(cluster: &Cluster, revocation: &Value) -> Result<Value
 }
 
 /// Applies the revocations of objects, and nothing else of them; those that are known already need nothing.
-pub async fn revoke(ctx: &Ctx, source: &Key, items: &[&Item]) -> Outcome {
+pub async fn revoke(ctx: &Ctx, cluster: &Cluster, source: &Key, items: &[&Item]) -> Outcome {
     let new: Vec<&Item> = {
         let memory = ctx.memory.read();
         items.iter().copied().filter(|item| !is_revoked(&memory.ledger, &item.id)).collect()
     };
-    let cluster = &ctx.cluster;
     let work: Vec<_> = new
         .into_iter()
         .filter_map(|item| Some((item, revocation(&item.value)?)))

@@ -7,6 +7,7 @@ mod credentials;
 mod effect;
 mod hold;
 pub mod inventory;
+mod place;
 mod prune;
 mod publish;
 mod status;
@@ -32,7 +33,12 @@ use crate::{
         git::{self, CommitId, Reference, Remote},
     },
     api::GitSource,
-    domain::{inventory::Inventory, plan::Manifest, workload::WorkloadId},
+    domain::{
+        inventory::Inventory,
+        plan::Manifest,
+        reach::{Asked, Reach, Refusal, reach},
+        workload::WorkloadId,
+    },
     telemetry::metrics::{Controller, Stage as StageLabel},
 };
 use apply::Memo;
@@ -106,12 +112,16 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
         unpublish(&ctx, &key);
         return report(&ctx, &source, &Verdict::suspended()).await;
     }
-    if key.0 != ctx.root {
-        return report(&ctx, &source, &Verdict::outside_root(&ctx.root)).await;
-    }
+    let reach = match reach_of(&ctx, &source) {
+        Ok(reach) => reach,
+        Err(refusal) => {
+            unpublish(&ctx, &key);
+            return report(&ctx, &source, &Verdict::refused(refusal)).await;
+        }
+    };
     let _sync = ctx.metrics.time_source_sync();
     let interval = Duration::from_secs(source.spec.interval.as_secs());
-    let (verdict, next) = match sync(&ctx, &key, &source).await {
+    let (verdict, next) = match sync(&ctx, &key, &source, &reach).await {
         Ok(verdict) => {
             let next = Next::After(pause(&ctx, &key, &verdict, interval));
             (verdict, next)
@@ -169,13 +179,20 @@ struct Reading<'a> {
     remote: &'a Remote,
     paths: &'a [String],
     files: &'a Files,
+    reach: &'a Reach,
 }
 
 impl Reading<'_> {
-    async fn content(&self, commit: CommitId) -> Result<Content, git::Error> {
+    /// The cluster as the source reaches it.
+    fn cluster(&self, key: &Key) -> cluster::Cluster {
+        place::cluster(self.ctx, key, self.reach)
+    }
+
+    async fn content(&self, commit: CommitId) -> Result<Content, Error> {
         let (files, paths) = (self.files.clone(), self.paths.to_vec());
         let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths);
-        self.ctx.mirrors.read(self.name, self.remote, read).await
+        let content = self.ctx.mirrors.read(self.name, self.remote, read).await.map_err(Error::Git)?;
+        place::placed(self.ctx, self.reach, content).await
     }
 
     async fn descends(
@@ -243,6 +260,18 @@ fn mirror_key(key: &Key) -> String {
 /// How long one request to its repository may take.
 fn time_for(source: &GitSource) -> Duration {
     Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST)
+}
+
+/// How far a source reaches, or why it may not apply anything.
+fn reach_of(ctx: &Ctx, source: &GitSource) -> Result<Reach, Refusal> {
+    let namespace = source.namespace().unwrap_or_default();
+    let asked = Asked {
+        namespace: &namespace,
+        url: &source.spec.url,
+        account: source.spec.service_account_name.as_deref(),
+        target: source.spec.target_namespace.as_deref(),
+    };
+    reach(&asked, &ctx.root, ctx.applier.as_deref())
 }
 
 /// Without credentials: enough to read what was fetched before.

@@ -14,6 +14,7 @@ pub const ROOT: &str = "countersign-system";
 pub struct Operator<'a> {
     plane: &'a ControlPlane,
     pub metrics_port: u16,
+    pub receiver_port: u16,
 }
 
 const NAME: &str = "countersign";
@@ -44,7 +45,7 @@ pub async fn install(plane: &ControlPlane) {
 impl<'a> Operator<'a> {
     /// An operator that is not started yet.
     pub fn new(plane: &'a ControlPlane) -> Self {
-        Self { plane, metrics_port: free_port() }
+        Self { plane, metrics_port: free_port(), receiver_port: free_port() }
     }
 
     /// Starts an operator and waits until it is ready.
@@ -96,6 +97,7 @@ impl<'a> Operator<'a> {
             .env("COUNTERSIGN_ROOT_NAMESPACE", ROOT)
             .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
+            .env("COUNTERSIGN_RECEIVER_ADDR", format!("127.0.0.1:{}", self.receiver_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
             .env("COUNTERSIGN_LOG", "countersign=debug,info");
         self.plane.spawn(NAME, command).expect("the operator binary starts");
