@@ -533,6 +533,34 @@ async fn history_is_fetched_as_deep_as_it_is_needed() {
     }
 }
 
+/// A source that is pinned to something old must find it, also where its mirror began with something new.
+#[tokio::test]
+async fn what_lies_behind_a_short_history_is_found() {
+    let repo = Repo::new();
+    let (root, head) = long_history(&repo, 500);
+    let old = repo.git(&["rev-parse", "main~400"]);
+    repo.git(&["tag", "v0.1.0", &old]);
+    let server = GitHttp::start(&repo).await;
+    for allowed in ["false", "true"] {
+        repo.git(&["config", "uploadpack.allowReachableSHA1InWant", allowed]);
+        for reference in [
+            Reference::Commit(old.clone()),
+            Reference::Tag("v0.1.0".to_owned()),
+            Reference::Semver("0.1".to_owned()),
+        ] {
+            let mut setup = Setup::new(&server.url, None);
+            assert_eq!(setup.commit().await, head);
+            assert!(setup.is_shallow());
+            setup.remote.reference = reference.clone();
+            assert_eq!(setup.commit().await, old, "{reference}, {allowed}");
+            assert!(setup.descends(&old, &root).await && setup.descends(&head, &old).await, "{reference}");
+            let restarted = Mirrors::new(setup.cache.path());
+            let again = restarted.fetch(KEY, &setup.remote, LONG).await.unwrap();
+            assert_eq!(again.commit.to_string(), old, "{reference}, {allowed}");
+        }
+    }
+}
+
 /// A server whose short histories do not work must cost time, not the source.
 #[tokio::test]
 async fn history_is_fetched_whole_where_a_server_cannot_end_it() {

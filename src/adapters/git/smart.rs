@@ -71,7 +71,8 @@ impl Transfer<'_> {
                 };
             }
             // How deep it lies is not known. A pattern needs a destination to be valid; nothing is written there.
-            self.download(remote, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"], Depth::Missing)
+            let depth = if self.repository.is_shallow() { Depth::Whole } else { Depth::Missing };
+            self.download(remote, &["refs/heads/*:refs/heads/*", "refs/tags/*:refs/tags/*"], depth)
         })?;
         self.repository.find_commit(oid).map_err(|_| self.session.reference_not_found())?;
         Ok(oid)
