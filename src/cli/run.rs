@@ -6,8 +6,10 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::connect::{block_on, config};
 use crate::{
-    controllers::{self, Settings},
+    adapters::cluster::Fence,
+    controllers::{self, Clients, Settings, lead::Candidate},
     telemetry::{
         LogFormat, Metrics,
         http::{PROBES, Readiness, Server, router},
@@ -51,6 +53,9 @@ pub(super) struct Args {
     /// How far apart pins are that only add a digest to what already runs; each restarts pods of one workload
     #[arg(long, env = "COUNTERSIGN_PIN_INTERVAL_SECONDS", default_value_t = 2, value_name = "SECONDS")]
     pin_interval_seconds: u64,
+    /// Act only while holding the Lease `countersign` of the root namespace; without it a second operator would act as well
+    #[arg(long, env = "COUNTERSIGN_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    leader_elect: bool,
     /// How logs are written
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", default_value = "text", value_enum)]
     log_format: LogFormat,
@@ -61,10 +66,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     init_logs(args.log_format, &args.log).context("cannot set up logs")?;
-    // One TLS provider for everything; an error only says that it was chosen before.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(operate(args))
+    block_on(operate(args))
 }
 
 async fn operate(args: Args) -> anyhow::Result<()> {
@@ -74,17 +76,14 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let server = Server::bind(args.metrics_addr, PROBES).await?;
     tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
     let serving = tokio::spawn(server.serve(router(metrics.clone(), readiness.clone()), stop.clone()));
-    let mut config = kube::Config::infer().await.context(
-        "no cluster to talk to: neither a kubeconfig (KUBECONFIG, ~/.kube/config) nor a service account was found",
-    )?;
-    config.connect_timeout = Some(Duration::from_secs(10));
-    // Watches are made anew every minute; a connection that is silent for longer is dead.
-    config.read_timeout = Some(Duration::from_secs(90));
-    config.headers.push((
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION"))),
-    ));
-    let client = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
+    let config = config().await?;
+    let fence = if args.leader_elect { Fence::shut() } else { Fence::open() };
+    let made = "cannot make a client of the cluster";
+    let acting = fence.client(config.clone()).context(made)?;
+    let open = kube::Client::try_from(config).context(made)?;
+    let candidate =
+        args.leader_elect.then(|| Candidate::new(open.clone(), &args.root_namespace, fence, metrics.clone()));
+    let clients = Clients { acting, open };
     // Without it sources cannot be read, and say so; rollbacks and holds need none.
     if let Err(error) = std::fs::create_dir_all(&args.cache_dir) {
         let directory = args.cache_dir.display();
@@ -100,7 +99,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         applier: args.applier,
     };
     started.ready();
-    let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;
+    let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;
     stop.cancel();
     let _ = serving.await;
     ended.context("the operator ended")?;

@@ -51,6 +51,8 @@ pub struct Tracked {
     pub dirty: Option<tokio::time::Instant>,
     /// Whether the object exists.
     pub exists: bool,
+    /// The version that was seen or written last: a write that expects another is out of date.
+    pub version: Option<String>,
     /// The conditions as stored.
     pub conditions: Vec<crate::domain::condition::Recorded>,
     /// What goes wrong with it, if anything.

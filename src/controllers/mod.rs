@@ -9,17 +9,20 @@
 
 pub mod approval;
 mod changes;
+pub mod lead;
 pub mod memory;
 pub mod queue;
 pub mod receive;
 pub mod report;
 mod run;
 pub mod source;
+mod takeover;
 pub mod trail;
 pub mod watch;
 pub mod workload;
 
-pub use run::{Settings, StartError, run};
+pub use run::{Clients, RunError, Settings, run};
+pub use takeover::StartError;
 
 use std::{sync::Arc, time::Duration};
 

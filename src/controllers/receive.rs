@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Ctx, Shared, memory::Key};
 use crate::{
+    adapters::cluster::Cluster,
     api::{
         GitSource,
         annotation::RECONCILE_REQUESTED_AT,
@@ -47,8 +48,11 @@ const RECEIVER: &str = "countersign-receiver";
 const TOKEN: &str = "token";
 
 /// The receivers of all sources.
-#[derive(Default)]
-pub struct Receivers(RwLock<BTreeMap<Key, Arc<Receiver>>>);
+pub struct Receivers {
+    all: RwLock<BTreeMap<Key, Arc<Receiver>>>,
+    /// Pushes are received by every replica, whoever leads.
+    cluster: Cluster,
+}
 
 struct Receiver {
     sender: Sender,
@@ -58,9 +62,14 @@ struct Receiver {
 }
 
 impl Receivers {
+    /// None so far; sources are asked for through `cluster`.
+    pub fn new(cluster: Cluster) -> Self {
+        Self { all: RwLock::default(), cluster }
+    }
+
     /// How the receiver of a source is doing.
     pub fn state(&self, key: &Key) -> Listening {
-        match self.0.read().get(key).map(|receiver| &receiver.token) {
+        match self.all.read().get(key).map(|receiver| &receiver.token) {
             Some(Ok(_)) => Listening::Ready,
             Some(Err(why)) => Listening::Wrong(why.clone()),
             None => Listening::Off,
@@ -97,7 +106,7 @@ async fn receive(
 ) -> StatusCode {
     // Read and hashed also where there is no such source: how long it takes says nothing.
     let body = to_bytes(body, BODY).await.unwrap_or_default();
-    let receiver = ctx.receivers.0.read().get(&key).cloned();
+    let receiver = ctx.receivers.all.read().get(&key).cloned();
     if receiver.is_some_and(|receiver| shows_token(&receiver, &headers, &body)) {
         ctx.metrics.push(PushOutcome::Accepted);
         ask(&ctx, &key);
@@ -118,7 +127,7 @@ fn shows_token(receiver: &Receiver, headers: &HeaderMap, body: &[u8]) -> bool {
 
 /// Asks for a source, now or as soon as it may be asked for again.
 fn ask(ctx: &Shared, key: &Key) {
-    let Some(receiver) = ctx.receivers.0.read().get(key).cloned() else { return };
+    let Some(receiver) = ctx.receivers.all.read().get(key).cloned() else { return };
     let at = {
         let mut next = receiver.next.lock();
         let (until, waiting) = *next;
@@ -140,7 +149,7 @@ fn ask(ctx: &Shared, key: &Key) {
             "apiVersion": "countersign.dev/v1alpha1", "kind": "GitSource",
             "metadata": {"name": key.1, "namespace": key.0, "annotations": {RECONCILE_REQUESTED_AT: stamp}},
         });
-        if let Err(error) = ctx.cluster.apply(&object, RECEIVER).await {
+        if let Err(error) = ctx.receivers.cluster.apply(&object, RECEIVER).await {
             tracing::warn!(source = key.1, error = %error.explain(), "a push was received, but its source cannot be asked for");
         }
     });
@@ -174,7 +183,7 @@ fn wanted(ctx: &Ctx) -> BTreeMap<Key, Wanted> {
 async fn refresh(ctx: &Ctx, wanted: &BTreeMap<Key, Wanted>) {
     let mut found = BTreeMap::new();
     for (key, wanted) in wanted {
-        let (key, known) = (key.clone(), ctx.receivers.0.read().get(key).cloned());
+        let (key, known) = (key.clone(), ctx.receivers.all.read().get(key).cloned());
         let (sender, token) = (sender(wanted.sender), token(ctx, &key.0, &wanted.secret_ref.name).await);
         if let Some(known) = known.filter(|known| known.sender == sender && known.token == token) {
             found.insert(key, known);
@@ -184,7 +193,7 @@ async fn refresh(ctx: &Ctx, wanted: &BTreeMap<Key, Wanted>) {
         ctx.sources.now(key.clone());
         found.insert(key, Arc::new(Receiver { sender, token, next: Mutex::default() }));
     }
-    *ctx.receivers.0.write() = found;
+    *ctx.receivers.all.write() = found;
 }
 
 async fn token(ctx: &Ctx, namespace: &str, name: &str) -> Result<Token, String> {

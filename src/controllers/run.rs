@@ -11,17 +11,18 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Ctx, Pacer, Shared, approval,
     changes::{Changes, spread},
-    memory::{Area, Desired, Key, Memory, State},
+    lead::{Candidate, Lost},
+    memory::{Area, Key, Memory, State},
     queue::{self, queue},
     receive, report, source,
-    source::{content::workload_id, inventory},
+    takeover::{StartError, take_over},
     trail::{self, Trail},
     watch::{Seen, watch},
     workload::{self, News, keep_live},
 };
 use crate::{
     adapters::{
-        cluster::{self, Cluster, Raw, api_resource, live},
+        cluster::{Cluster, Raw, api_resource, live},
         git::Mirrors,
     },
     api::{
@@ -56,16 +57,26 @@ pub struct Settings {
     pub receiver_addr: Option<SocketAddr>,
 }
 
-/// Why it cannot start.
+/// How the API server is asked.
+pub struct Clients {
+    /// For what only the one that leads may do: a fence holds its writes.
+    pub acting: Client,
+    /// For what every replica may write.
+    pub open: Client,
+}
+
+/// Why it ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
-pub enum StartError {
-    #[error("the inventories of the sources cannot be read")]
-    Inventories(#[source] cluster::Error),
-    #[error("the inventories of the sources cannot be read, and without them ownership is unknown: {}", .0.join("; "))]
-    BrokenInventories(Vec<String>),
+pub enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
     #[error(transparent)]
     Receiver(telemetry::http::Error),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error("what keeps the lease ended")]
+    Keeping(#[source] tokio::task::JoinError),
 }
 
 /// How long a look waits that could not change anything but what is recorded, while actions are under way.
@@ -73,19 +84,28 @@ const AFTER_ACTIONS: Duration = Duration::from_secs(1);
 /// How many sources are synced at once: one whose server hangs takes a place for as long as its timeout.
 const SOURCES: usize = 16;
 
-/// Runs until the token is cancelled.
+/// What the queues run.
+struct Wishes {
+    workloads: queue::Wishes<WorkloadId>,
+    sources: queue::Wishes<Key>,
+    approvals: queue::Wishes<Key>,
+}
+
+/// Runs until the token is cancelled: watches, and acts while it leads. Without a candidate it leads at once.
 pub async fn run(
-    client: Client,
+    clients: Clients,
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
+    candidate: Option<Candidate>,
     stop: CancellationToken,
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let (workloads, workload_wishes) = queue();
     let (sources, source_wishes) = queue();
     let (approvals, approval_wishes) = queue();
+    let wishes = Wishes { workloads: workload_wishes, sources: source_wishes, approvals: approval_wishes };
     let ctx = Arc::new(Ctx {
-        cluster: Cluster::new(client),
+        cluster: Cluster::new(clients.acting),
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
         applier: settings.applier.clone(),
@@ -93,67 +113,95 @@ pub async fn run(
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
         source_state: source::Sources::default(),
-        workloads: workloads.clone(),
-        approvals: approvals.clone(),
-        sources: sources.clone(),
-        receivers: receive::Receivers::default(),
+        workloads,
+        approvals,
+        sources,
+        receivers: receive::Receivers::new(Cluster::new(clients.open)),
         trail: Trail::default(),
         pacer: Pacer::new(settings.pin_interval),
     });
     let mut tasks = JoinSet::new();
     if let Some(addr) = settings.receiver_addr {
-        let server = Server::bind(addr, receive::PURPOSE).await.map_err(StartError::Receiver)?;
+        let server = Server::bind(addr, receive::PURPOSE).await.map_err(RunError::Receiver)?;
         tracing::info!(address = %server.addr(), "receiving pushes");
         tasks.spawn(server.serve(receive::router(Arc::clone(&ctx)), stop.clone()));
         tasks.spawn(receive::keep(Arc::clone(&ctx), stop.clone()));
     }
     let changes = Changes::default();
     watch_everything(&ctx, &changes, &mut tasks, &stop);
-    let owned = ctx.readiness.part("inventories");
-    load_inventories(&ctx).await?;
-    owned.ready();
     while !ctx.readiness.is_ready() {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
-    forget_sources_that_are_gone(&ctx);
-    // What was applied last is read from the mirrors before anything is planned: until its remote answers, a source goes on.
-    let known: Vec<_> = ctx.memory.read().sources.values().cloned().collect();
-    for source in known {
-        source::recover(&ctx, &source).await;
+    let acted = CancellationToken::new();
+    let until = acted.clone();
+    let mut keeping = if let Some(candidate) = candidate {
+        let lease = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = all_end(&mut tasks, &stop) => return Ok(()),
+            lease = candidate.acquire() => lease,
+        };
+        tokio::spawn(async move { candidate.keep(lease, &until).await })
+    } else {
+        ctx.metrics.set_leader(true);
+        tokio::spawn(async move {
+            until.cancelled().await;
+            Ok(())
+        })
+    };
+    let ended = tokio::select! {
+        ended = act(&ctx, changes, wishes, settings.concurrency, &mut tasks, &stop) => ended,
+        // Nothing it does has an effect any more.
+        kept = &mut keeping => return Ok(kept.map_err(RunError::Keeping)??),
+    };
+    acted.cancel();
+    keeping.await.map_err(RunError::Keeping)??;
+    Ok(ended?)
+}
+
+/// Takes over from whoever led before, and acts until the token is cancelled.
+async fn act(
+    ctx: &Shared,
+    changes: Changes,
+    wishes: Wishes,
+    concurrency: usize,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        taken = take_over(ctx) => taken?,
     }
-    tracing::info!(workloads = ctx.memory.read().live.len(), "everything is loaded");
     changes.everything();
-    for key in ctx.memory.read().sources.keys() {
-        sources.now(key.clone());
-    }
-    for key in ctx.memory.read().approvals.keys() {
-        approvals.now(key.clone());
-    }
-    tasks.spawn(spread(Arc::clone(&ctx), changes, stop.clone()));
+    tasks.spawn(spread(Arc::clone(ctx), changes, stop.clone()));
     let last = CancellationToken::new();
-    let trailing = tokio::spawn(trail::run(Arc::clone(&ctx), last.clone()));
-    tasks.spawn(report::run(Arc::clone(&ctx), stop.clone()));
+    let trailing = tokio::spawn(trail::run(Arc::clone(ctx), last.clone()));
+    tasks.spawn(report::run(Arc::clone(ctx), stop.clone()));
     let at = |ctx: &Shared| Arc::clone(ctx);
-    let (a, b, c) = (at(&ctx), at(&ctx), at(&ctx));
+    let (a, b, c) = (at(ctx), at(ctx), at(ctx));
     let look = move |id| workload::look(Arc::clone(&a), id);
-    tasks.spawn(queue::run(workloads, workload_wishes, settings.concurrency, stop.clone(), look));
+    tasks.spawn(queue::run(ctx.workloads.clone(), wishes.workloads, concurrency, stop.clone(), look));
     let look = move |key| source::look(Arc::clone(&b), key);
-    tasks.spawn(queue::run(sources, source_wishes, SOURCES, stop.clone(), look));
+    tasks.spawn(queue::run(ctx.sources.clone(), wishes.sources, SOURCES, stop.clone(), look));
     let look = move |key| approval::look(Arc::clone(&c), key);
-    tasks.spawn(queue::run(approvals, approval_wishes, SOURCES, stop.clone(), look));
+    tasks.spawn(queue::run(ctx.approvals.clone(), wishes.approvals, SOURCES, stop.clone(), look));
+    all_end(tasks, stop).await;
+    // The last actions are done: what they left to record is recorded.
+    last.cancel();
+    let _ = trailing.await;
+    Ok(())
+}
+
+/// Waits until all tasks have ended; one that panics ends the others.
+async fn all_end(tasks: &mut JoinSet<()>, stop: &CancellationToken) {
     while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             tracing::error!(%error, "a part of the operator panicked; it stops, to be started anew");
             stop.cancel();
         }
     }
-    // The last actions are done: what they left to record is recorded.
-    last.cancel();
-    let _ = trailing.await;
-    Ok(())
 }
 
 fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
@@ -168,18 +216,24 @@ fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, st
     let see = move |seen| see_namespace(&at, &told, seen);
     tasks.spawn(watch(Api::<NamespaceObject>::all(client), part, stop.clone(), see));
     let (at, told) = (Arc::clone(ctx), changes.clone());
-    watch_own(ctx, "approvals", tasks, stop, move |seen| see_approval(&at, &told, seen));
+    let see = move |seen| see_approval(&at, &told, seen);
+    watch_own(ctx, Api::all(ctx.cluster.client()), "approvals", tasks, stop, see);
     let (at, told) = (Arc::clone(ctx), changes.clone());
-    watch_own(ctx, "policies", tasks, stop, move |seen| see_policy(&at, &told, seen));
+    let see = move |seen| see_policy(&at, &told, seen);
+    watch_own(ctx, Api::all(ctx.cluster.client()), "policies", tasks, stop, see);
     let at = Arc::clone(ctx);
-    watch_own(ctx, "sources", tasks, stop, move |seen| see_source(&at, seen));
+    let see = move |seen| see_source(&at, seen);
+    watch_own(ctx, Api::all(ctx.cluster.client()), "sources", tasks, stop, see);
     let at = Arc::clone(ctx);
-    watch_own(ctx, "histories", tasks, stop, move |seen| see_history(&at, seen));
+    let see = move |seen| see_history(&at, seen);
+    // What stands elsewhere may be a tenant's, and is never believed.
+    watch_own(ctx, Api::namespaced(ctx.cluster.client(), &ctx.root), "histories", tasks, stop, see);
 }
 
 /// Watches one of our kinds. An object that cannot be read is a change too: it must not hide the others.
 fn watch_own<K>(
     ctx: &Shared,
+    api: Api<DeserializeGuard<K>>,
     name: &'static str,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
@@ -187,7 +241,6 @@ fn watch_own<K>(
 ) where
     K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    let api: Api<DeserializeGuard<K>> = Api::all(ctx.cluster.client());
     let part: PartHandle = ctx.readiness.part(name);
     let memory = ctx.memory.clone();
     let see = move |seen: Seen<DeserializeGuard<K>>| {
@@ -211,7 +264,7 @@ struct Own<K> {
 }
 
 /// Keeps why an object cannot be read, or that it can.
-fn note_validity(memory: &mut State, kind: &'static str, key: &Key, invalid: Option<String>) {
+pub(super) fn note_validity(memory: &mut State, kind: &'static str, key: &Key, invalid: Option<String>) {
     match invalid {
         Some(why) => {
             tracing::error!(
@@ -252,9 +305,7 @@ fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
             id
         }
     };
-    if ctx.readiness.is_ready() {
-        ctx.workloads.now(id);
-    }
+    ctx.workloads.now(id);
 }
 
 fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
@@ -395,17 +446,19 @@ fn see_source(ctx: &Ctx, seen: Seen<Own<GitSource>>) {
         }
     };
     drop(memory);
-    if ctx.readiness.is_ready() {
-        ctx.sources.now(key);
-    }
+    ctx.sources.now(key);
 }
 
 fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
-    let loaded = ctx.readiness.is_ready();
+    let acting = ctx.workloads.is_open();
     let mut memory = ctx.memory.write();
     match seen {
         Seen::Gone(key) => {
             note_validity(&mut memory, "ReleaseHistory", &key, None);
+            if !acting {
+                memory.histories.retain(|id, _| trail::history_name(id) != key.1);
+                return;
+            }
             let found = memory.histories.iter_mut().find(|(id, _)| trail::history_name(id) == key.1);
             // Only the operator removes histories, after it forgot them: what is still known here was removed by somebody else.
             if let Some((_, tracked)) = found {
@@ -418,12 +471,13 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             note_validity(&mut memory, "ReleaseHistory", &key, object.as_ref().err().cloned());
             let Ok(object) = object else { return };
             let asked = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
-            let Some((id, tracked, unreadable)) = trail::stored(&object) else { return };
-            for why in unreadable {
-                tracing::error!(history = key.1, why, "a part of a history cannot be read");
+            let Some((id, tracked)) = trail::stored(&object) else { return };
+            if !acting {
+                memory.histories.insert(id, tracked);
+                return;
             }
-            if !loaded {
-                memory.histories.insert(id.clone(), tracked);
+            if let Some(known) = memory.histories.get_mut(&id) {
+                known.version = tracked.version;
             }
             let known =
                 memory.histories.get_mut(&id).filter(|known| asked.is_some() && known.requested != asked);
@@ -446,31 +500,4 @@ fn is_older(object: &ApprovedImage, known: Option<&ApprovedImage>) -> bool {
 
 fn record_key(key: &Key) -> RecordKey {
     RecordKey { namespace: key.0.clone(), name: key.1.clone() }
-}
-
-/// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
-async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
-    let loaded = inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
-    if !loaded.lost.is_empty() {
-        return Err(StartError::BrokenInventories(loaded.lost));
-    }
-    let mut memory = ctx.memory.write();
-    for (key, inventory) in loaded.inventories {
-        for id in inventory.iter().filter_map(workload_id) {
-            let desired =
-                Desired { source: key.clone(), account: None, manifest: None, earlier: Arc::default() };
-            memory.desired.insert(id, desired);
-        }
-        ctx.source_state.loaded(&key, &inventory);
-        memory.inventories.insert(key, inventory);
-    }
-    Ok(())
-}
-
-/// Sources that were deleted while the operator was away.
-fn forget_sources_that_are_gone(ctx: &Ctx) {
-    let memory = ctx.memory.read();
-    for key in memory.inventories.keys().filter(|key| !memory.sources.contains_key(*key)) {
-        ctx.sources.now(key.clone());
-    }
 }

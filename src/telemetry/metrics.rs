@@ -45,6 +45,7 @@ struct Inner {
     policies: Family<Mode, Gauge>,
     suspended: Family<Suspendable, Gauge>,
     paused: Gauge,
+    leader: Gauge,
     invalid_objects: Family<Kind, Gauge>,
     sources: Family<SourceState, Gauge>,
     source_syncs: Family<SyncOutcome, Counter>,
@@ -92,6 +93,7 @@ impl Metrics {
             policies: family(&mut r, "policies", "Policies, by their mode", Mode::ALL),
             suspended: family(&mut r, "suspended", "Objects that are suspended", Suspendable::ALL),
             paused: gauge(&mut r, "paused", "1 while all moves are paused on the root namespace, else 0"),
+            leader: gauge(&mut r, "leader", "1 while this process leads: it acts, the others only watch"),
             invalid_objects: family(
                 &mut r,
                 "invalid_objects",
@@ -184,6 +186,11 @@ impl Metrics {
     /// Whether all moves are paused.
     pub fn set_paused(&self, paused: bool) {
         self.0.paused.set(i64::from(paused));
+    }
+
+    /// Whether this process leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
     }
 
     /// `count` objects of the kind cannot be read.

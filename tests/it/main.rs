@@ -14,11 +14,16 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod crds;
+mod deploy;
 mod faults;
 mod git;
 mod git_private;
 mod guards;
+mod install;
+mod installed;
 mod kinds;
+mod leader;
+mod lifecycle;
 mod loop_closed;
 mod manifest;
 mod metrics;

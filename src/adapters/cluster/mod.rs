@@ -5,6 +5,7 @@
 
 mod account;
 mod act;
+mod fence;
 mod live;
 mod raw;
 mod resources;
@@ -22,6 +23,7 @@ use serde_json::{Value, json};
 
 pub use account::Account;
 pub use act::Done;
+pub use fence::{Fence, Lapsed, Moment};
 pub use live::{Seen, live};
 pub use raw::Raw;
 pub use resources::Resource;
@@ -243,8 +245,24 @@ impl Cluster {
         self.send("patch", &id.to_string(), http).await
     }
 
-    /// Writes a whole status. The only place that writes one.
+    /// Writes a whole status.
     pub async fn report<K, S>(&self, namespace: &str, name: &str, status: &S) -> Result<(), Error>
+    where
+        K: kube::Resource<DynamicType = ()>,
+        S: Serialize + Debug,
+    {
+        self.report_on::<K, S>(namespace, name, status, None).await.map(drop)
+    }
+
+    /// Writes a whole status, on a version of the object if one is expected; answers with the object as stored. The only place
+    /// that writes one.
+    pub async fn report_on<K, S>(
+        &self,
+        namespace: &str,
+        name: &str,
+        status: &S,
+        version: Option<&str>,
+    ) -> Result<Value, Error>
     where
         K: kube::Resource<DynamicType = ()>,
         S: Serialize + Debug,
@@ -260,14 +278,17 @@ impl Cluster {
         let body = Body {
             api_version: &K::api_version(&()),
             kind: &K::kind(&()),
-            metadata: json!({"name": name, "namespace": namespace}),
+            metadata: match version {
+                Some(version) => json!({"name": name, "namespace": namespace, "resourceVersion": version}),
+                None => json!({"name": name, "namespace": namespace}),
+            },
             status,
         };
         let request = Request::new(K::url_path(&(), Some(namespace)));
         let params = PatchParams::apply(MANAGER).force();
         let object = format!("the status of {} {namespace}/{name}", K::kind(&()));
         let http = request.patch_subresource("status", name, &params, &Patch::Apply(&body));
-        self.send::<Value>("write", &object, http).await.map(drop)
+        self.send("write", &object, http).await
     }
 
     /// The resource of a kind: from the table of workload kinds, else asked of the API server once.
