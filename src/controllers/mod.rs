@@ -15,6 +15,7 @@ pub mod queue;
 pub mod receive;
 pub mod report;
 mod run;
+mod see;
 pub mod source;
 mod takeover;
 pub mod trail;

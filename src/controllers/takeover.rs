@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{
     Ctx, Shared,
     memory::Desired,
-    run::note_validity,
+    see::note_validity,
     source::{self, content::workload_id, inventory},
     trail,
 };
