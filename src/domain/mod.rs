@@ -20,4 +20,5 @@ pub mod push;
 pub mod reach;
 pub mod release;
 pub mod rollout;
+pub mod version;
 pub mod workload;

@@ -3,6 +3,7 @@
 pub mod apply;
 mod claim;
 pub mod content;
+mod credentials;
 mod effect;
 mod hold;
 pub mod inventory;
@@ -82,6 +83,8 @@ enum Error {
     Git(git::Error),
     #[error(transparent)]
     Cluster(cluster::Error),
+    #[error(transparent)]
+    Secret(credentials::Error),
     #[error("{0}")]
     NotYet(String),
 }
@@ -125,7 +128,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
         }
         Err(failure) => {
             let stage = match &failure.error {
-                Error::Git(_) => StageLabel::Observe,
+                Error::Git(_) | Error::Secret(_) => StageLabel::Observe,
                 Error::Cluster(_) | Error::NotYet(_) => StageLabel::Act,
             };
             ctx.metrics.reconcile_error(Controller::Source, stage);
@@ -133,7 +136,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
             recover(&ctx, &source).await;
             let next = match &failure.error {
                 Error::Git(error) if !error.retry() => Next::After(interval),
-                Error::Git(_) | Error::Cluster(_) | Error::NotYet(_) => Next::Retry,
+                Error::Git(_) | Error::Cluster(_) | Error::Secret(_) | Error::NotYet(_) => Next::Retry,
             };
             (Verdict::failed(failure), next)
         }
@@ -192,9 +195,13 @@ impl Reading<'_> {
         place::placed(self.ctx, self.reach, content).await
     }
 
-    async fn descends(&self, head: CommitId, ancestor: CommitId) -> Result<bool, git::Error> {
-        let read = move |mirror: &git::Mirror| mirror.descends(head, ancestor);
-        self.ctx.mirrors.read(self.name, self.remote, read).await
+    async fn descends(
+        &self,
+        head: CommitId,
+        ancestor: CommitId,
+        timeout: Duration,
+    ) -> Result<bool, git::Error> {
+        self.ctx.mirrors.descends(self.name, self.remote, head, ancestor, timeout).await
     }
 
     async fn earlier(
@@ -250,6 +257,11 @@ fn mirror_key(key: &Key) -> String {
     format!("{}/{}", key.0, key.1)
 }
 
+/// How long one request to its repository may take.
+fn time_for(source: &GitSource) -> Duration {
+    Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST)
+}
+
 /// How far a source reaches, or why it may not apply anything.
 fn reach_of(ctx: &Ctx, source: &GitSource) -> Result<Reach, Refusal> {
     let namespace = source.namespace().unwrap_or_default();
@@ -262,12 +274,14 @@ fn reach_of(ctx: &Ctx, source: &GitSource) -> Result<Reach, Refusal> {
     reach(&asked, &ctx.root, ctx.applier.as_deref())
 }
 
+/// Without credentials: enough to read what was fetched before.
 fn remote(source: &GitSource) -> Remote {
     let named = &source.spec.reference;
-    let reference = match (&named.branch, &named.tag, &named.commit) {
-        (Some(branch), _, _) => Reference::Branch(branch.clone()),
-        (None, Some(tag), _) => Reference::Tag(tag.clone()),
-        (None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
+    let reference = match (&named.branch, &named.tag, &named.semver, &named.commit) {
+        (Some(branch), _, _, _) => Reference::Branch(branch.clone()),
+        (None, Some(tag), _, _) => Reference::Tag(tag.clone()),
+        (None, None, Some(range), _) => Reference::Semver(range.clone()),
+        (None, None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
     };
-    Remote { url: source.spec.url.clone(), reference, ca: None }
+    Remote { url: source.spec.url.clone(), reference, credentials: None }
 }

@@ -118,6 +118,7 @@ impl Verdict {
         let (reason, message) = match &failure.error {
             Error::Git(error) => (error.reason(), chain(error)),
             Error::Cluster(error) => ("ApplyFailed", error.explain()),
+            Error::Secret(error) => (error.reason(), chain(error)),
             Error::NotYet(message) => ("NotYet", message.clone()),
         };
         Self {

@@ -1,17 +1,15 @@
 //! One look at a source whose repository answers: what its head says is held back, or applied in order.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::timeout;
 
 use super::{
-    Error, Failure, LONGEST, Reading,
+    Error, Failure, Reading,
     apply::{self, Memo, Outcome, Stage, is_revoked, revoke},
     claim::{Share, claim, keep_inventory},
     content::{Content, Item, Problem, workload_id},
+    credentials,
     effect::{catch_up, established},
     hold::{Ruling, ruling, takes_too_much},
     kept, mirror_key,
@@ -20,12 +18,13 @@ use super::{
     remote,
     status::{Held, Verdict, note_published},
     successor::{self, PATIENCE},
+    time_for,
 };
 use crate::{
     adapters::{
         chain,
         cluster::Cluster,
-        git::{CommitId, Head},
+        git::{CommitId, Head, Remote},
     },
     api::GitSource,
     controllers::{Ctx, memory::Key, since},
@@ -47,10 +46,9 @@ pub(super) async fn sync(
     source: &GitSource,
     reach: &Reach,
 ) -> Result<Verdict, Failure> {
-    let remote = remote(source);
+    let remote = Remote { credentials: credentials::read(ctx, source).await?, ..remote(source) };
     let name = mirror_key(key);
-    let timeout = Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST);
-    let head = ctx.mirrors.fetch(&name, &remote, timeout).await.map_err(Error::Git)?;
+    let head = ctx.mirrors.fetch(&name, &remote, time_for(source)).await.map_err(Error::Git)?;
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.clone());
     let last: Option<CommitId> = last.as_deref().and_then(|commit| commit.parse().ok());
     let kept = kept(ctx, key);
@@ -140,7 +138,7 @@ async fn apply_again(
         ))],
         retry: match error {
             Error::Git(error) => error.retry(),
-            Error::Cluster(_) | Error::NotYet(_) => true,
+            Error::Cluster(_) | Error::Secret(_) | Error::NotYet(_) => true,
         },
         ..Outcome::default()
     };

@@ -145,10 +145,15 @@ impl<'a> Operator<'a> {
         self.plane.log(self.name)
     }
 
+    /// All its metrics.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);
+        Ok(reqwest::get(&url).await?.text().await?)
+    }
+
     /// One sample of its metrics, by the text of its series.
     pub async fn metric(&self, series: &str) -> anyhow::Result<f64> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);
-        let text = reqwest::get(&url).await?.text().await?;
+        let text = self.metrics().await?;
         let line =
             text.lines().find(|line| line.starts_with(series)).with_context(|| format!("no {series}"))?;
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).with_context(|| line.to_owned())
