@@ -62,7 +62,7 @@ use super::schema;
 )]
 pub struct ApprovedImageSpec {
     /// The repository, without tag and digest, such as registry.example/shop/cart. Required, immutable.
-    #[schemars(length(min = 1, max = 255), regex(pattern = schema::REPOSITORY))]
+    #[schemars(length(min = 1, max = schema::REPOSITORY_MAX), regex(pattern = schema::REPOSITORY))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("image is immutable: write another ApprovedImage"))]
     pub image: String,
     /// The digest of the image's index or manifest: sha256: and 64, or sha512: and 128 hexadecimal digits.

@@ -53,10 +53,11 @@ pub struct GitSourceSpec {
     #[serde(default = "default_interval")]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("interval must be at least 1s"))]
     pub interval: Duration,
-    /// How long one look at the repository may take, in days, hours, minutes and seconds; at least 1s.
+    /// How long one look at the repository may take, in minutes and seconds; at least 1s and at most 10m.
     /// Default 60s.
     #[serde(default = "default_timeout")]
     #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("timeout must be at least 1s"))]
+    #[x_kube(validation = Rule::new("self.matches('^([0-9]m)?([0-5]?[0-9]s)?$|^10m(0s)?$|^([0-9]{1,2}|[1-5][0-9]{2}|600)s$')").message("timeout must be at most 10m: a look that hangs keeps others waiting"))]
     pub timeout: Duration,
     /// Whether a new head may drop the commit that was applied last, as after a forced push. Otherwise such a
     /// head is held back. Default false.
@@ -70,6 +71,25 @@ pub struct GitSourceSpec {
     #[serde(default = "default_max_withdrawals")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_withdrawals: u32,
+    /// The service account, in the namespace of the source, that it applies as. Outside of the operator's namespace
+    /// required. Default: the account that the operator was given for this, or its own rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+    /// The namespace that all its objects are put into, whatever they say. Outside of the operator's namespace only
+    /// the source's own. Default: where each says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub target_namespace: Option<String>,
+    /// Sources of the same namespace that must be ready before this one is applied. Its revocations count all the
+    /// same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub depends_on: Vec<SourceRef>,
+    /// Where its git server says that something was pushed, so that it is looked at at once: POST
+    /// /hooks/NAMESPACE/NAME at the operator's --receiver-addr. Default: nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<Receiver>,
     /// Whether the source rests: nothing is fetched and nothing applied, and it says so. Rollbacks and holds go
     /// on. Default false.
     #[serde(default)]
@@ -113,6 +133,53 @@ pub struct GitReference {
     pub commit: Option<String>,
 }
 
+/// A GitSource of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SourceRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
+}
+
+/// Who says that something was pushed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Receiver {
+    /// How the sender shows who it is: GitHub, Gitea and Generic sign the message, GitLab sends the token. Required.
+    #[serde(rename = "type")]
+    pub sender: SenderType,
+    /// The Secret in the namespace of the source whose key "token" holds what the sender and the operator share, at
+    /// least 16 bytes. Required.
+    pub secret_ref: SecretRef,
+}
+
+/// How a sender shows who it is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SenderType {
+    /// X-Hub-Signature-256, an HMAC of the body.
+    GitHub,
+    /// X-Gitlab-Token, the token itself.
+    GitLab,
+    /// X-Gitea-Signature, an HMAC of the body; Forgejo sends it, too.
+    Gitea,
+    /// X-Signature: sha256= and an HMAC of the body in hexadecimal digits.
+    Generic,
+}
+
+/// A Secret in the namespace of the object that names it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SecretRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
 /// What the operator found and did.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
@@ -138,6 +205,16 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub last_applied_commit: Option<String>,
+    /// The value of the annotation countersign.dev/accept-commit that was acted on last. It passes nothing more;
+    /// who removes the annotation and sets it again accepts anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub accepted_commit: Option<String>,
+    /// The commit whose workloads were last handed over to be rolled out: lastAppliedCommit, but for a sync that is
+    /// under way or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub published_commit: Option<String>,
     /// The commit that is not applied until a person accepts it. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,

@@ -8,8 +8,24 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::{condition::MESSAGE_MAX, duration};
 
-/// A repository: an optional registry with an optional port, and a path; no tag, no digest.
-pub(super) const REPOSITORY: &str = r"^(([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?/)?[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*$";
+/// A repository: an optional registry with an optional port, and a path; no tag, no digest. No wider than what
+/// [`Repository`](crate::domain::image::Repository) reads: a record that cannot be read approves and revokes nothing.
+pub(super) const REPOSITORY: &str = concat!(
+    r"^(((",
+    r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*",
+    // An IPv6 address: eight groups, or fewer with one gap.
+    r"|\[(([0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|([0-9A-Fa-f]{1,4}:){1,7}:|([0-9A-Fa-f]{1,4}:){1,6}(:[0-9A-Fa-f]{1,4})",
+    r"|([0-9A-Fa-f]{1,4}:){1,5}(:[0-9A-Fa-f]{1,4}){1,2}|([0-9A-Fa-f]{1,4}:){1,4}(:[0-9A-Fa-f]{1,4}){1,3}",
+    r"|([0-9A-Fa-f]{1,4}:){1,3}(:[0-9A-Fa-f]{1,4}){1,4}|([0-9A-Fa-f]{1,4}:){1,2}(:[0-9A-Fa-f]{1,4}){1,5}",
+    r"|[0-9A-Fa-f]{1,4}:(:[0-9A-Fa-f]{1,4}){1,6}|:(:[0-9A-Fa-f]{1,4}){1,7}|::)\]",
+    r")(:[0-9]{1,5})?",
+    // On Docker Hub the first of several components has no dot, or it would be a registry.
+    r"|[a-z0-9]+((_|__|-+)[a-z0-9]+)*)",
+    r"(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)+",
+    r"|[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)$",
+);
+/// Its length: a name on Docker Hub is written out with `docker.io/library/` to 255 characters.
+pub(super) const REPOSITORY_MAX: usize = 237;
 /// A glob on repositories. Without `@`: a pattern that names a digest would never match.
 pub(super) const REPOSITORY_GLOB: &str = r"^[A-Za-z0-9._:/*?{},!\[\]-]+$";
 /// A digest as registries write it.
@@ -214,8 +230,43 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::domain::image::Repository;
+
+    #[test]
+    fn what_is_no_repository_is_refused_by_the_schema() {
+        let (pattern, read) = (regex::Regex::new(REPOSITORY).unwrap(), str::parse::<Repository>);
+        for good in
+            ["a", "shop/cart", "registry.example:5000/a", "[::1]:5000/a", "[fe80::1:2]/a", "LOCALHOST/a"]
+        {
+            assert!(pattern.is_match(good) && read(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["registry..example/x", "a.-b/x", "a-.b/x", "[1]/x", "[:]/x", "[1:::2]/x", ".a/x", "a:1/", "a:x"]
+        {
+            assert!(!pattern.is_match(bad), "{bad}");
+        }
+    }
+
+    /// A pattern that repeats parts so rarely that most of what it makes is short enough.
+    fn few(pattern: &str) -> String {
+        pattern
+            .trim_matches(['^', '$'])
+            .replace(")*", "){0,2}")
+            .replace("]*", "]{0,3}")
+            .replace("]+", "]{1,3}")
+            .replace(")+", "){1,2}")
+    }
 
     proptest! {
+        /// A record that the API server took and we cannot read approves nothing, and its revocation stops nothing.
+        #[test]
+        fn what_the_schema_takes_for_a_repository_can_be_read(
+            text in few(REPOSITORY).as_str()
+        ) {
+            prop_assume!(text.len() <= REPOSITORY_MAX);
+            prop_assert!(text.parse::<Repository>().is_ok(), "{text}");
+        }
+
         /// One object that the API server took and we cannot read blinds the operator for all of its kind.
         #[test]
         fn what_the_schema_takes_for_a_time_can_be_read(

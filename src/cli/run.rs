@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{block_on, config};
 use crate::{
     adapters::cluster::Fence,
-    controllers::{self, Settings, lead::Candidate},
+    controllers::{self, Clients, Settings, lead::Candidate},
     telemetry::{
         LogFormat, Metrics,
-        http::{Readiness, Server},
+        http::{PROBES, Readiness, Server, router},
         init_logs,
     },
 };
@@ -39,6 +39,14 @@ pub(super) struct Args {
         value_name = "ADDRESS:PORT"
     )]
     metrics_addr: SocketAddr,
+    /// The service account in the operator's namespace that git sources there apply as which name none; without it they
+    /// apply with the operator's own rights
+    #[arg(long, env = "COUNTERSIGN_APPLIER", value_name = "NAME")]
+    applier: Option<String>,
+    /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
+    /// not served unless given
+    #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
+    receiver_addr: Option<SocketAddr>,
     /// How many workloads are looked at at once
     #[arg(long, env = "COUNTERSIGN_CONCURRENCY", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     concurrency: u16,
@@ -65,18 +73,17 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let started = readiness.part("start");
-    let server = Server::bind(args.metrics_addr).await?;
+    let server = Server::bind(args.metrics_addr, PROBES).await?;
     tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
-    let serving = tokio::spawn(server.serve(metrics.clone(), readiness.clone(), stop.clone()));
+    let serving = tokio::spawn(server.serve(router(metrics.clone(), readiness.clone()), stop.clone()));
     let config = config().await?;
     let fence = if args.leader_elect { Fence::shut() } else { Fence::open() };
-    let client = fence.client(config.clone()).context("cannot make a client of the cluster")?;
-    let candidate = if args.leader_elect {
-        let unfenced = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
-        Some(Candidate::new(unfenced, &args.root_namespace, fence, metrics.clone()))
-    } else {
-        None
-    };
+    let made = "cannot make a client of the cluster";
+    let acting = fence.client(config.clone()).context(made)?;
+    let open = kube::Client::try_from(config).context(made)?;
+    let candidate =
+        args.leader_elect.then(|| Candidate::new(open.clone(), &args.root_namespace, fence, metrics.clone()));
+    let clients = Clients { acting, open };
     // Without it sources cannot be read, and say so; rollbacks and holds need none.
     if let Err(error) = std::fs::create_dir_all(&args.cache_dir) {
         let directory = args.cache_dir.display();
@@ -88,9 +95,11 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         cache_dir: args.cache_dir,
         concurrency: usize::from(args.concurrency),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
+        receiver_addr: args.receiver_addr,
+        applier: args.applier,
     };
     started.ready();
-    let ended = controllers::run(client, settings, metrics, readiness, candidate, stop.clone()).await;
+    let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;
     stop.cancel();
     let _ = serving.await;
     ended.context("the operator ended")?;

@@ -37,6 +37,7 @@ const CLUSTER_PARTS: &[(&str, &str)] = &[
 const ROOT_PARTS: &[(&str, &str)] = &[
     ("policy/v1", "PodDisruptionBudget"),
     ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("v1", "Service"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("rbac.authorization.k8s.io/v1", "Role"),
     ("v1", "ServiceAccount"),

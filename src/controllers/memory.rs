@@ -11,6 +11,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
 use crate::{
+    adapters::cluster::Account,
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
         image::{Digest, ImageRef, Repository},
@@ -31,6 +32,8 @@ pub type Key = (String, String);
 pub struct Desired {
     /// The source.
     pub source: Key,
+    /// The service account that the source applies as; `None`: the operator's own rights.
+    pub account: Option<Account>,
     /// What it says; `None` while the source cannot be read, or is suspended.
     pub manifest: Option<Arc<Manifest>>,
     /// Earlier versions in the source's git log; filled for workloads without a history.

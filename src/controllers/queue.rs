@@ -150,7 +150,7 @@ async fn guard(work: impl Future<Output = Next> + Send + 'static) -> Next {
 
 /// How long to wait after a number of failures: doubling from half a second to five minutes, less up to a fifth of
 /// jitter (`0..=255`), so that many objects that fail together do not come back together.
-fn backoff(failures: u32, jitter: u8) -> Duration {
+pub fn backoff(failures: u32, jitter: u8) -> Duration {
     let most = Duration::from_mins(5);
     let whole = Duration::from_millis(500).saturating_mul(1 << failures.min(16)).min(most);
     whole.mul_f64(1.0 - 0.2 * f64::from(jitter) / 255.0)

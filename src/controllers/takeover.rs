@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use super::{
     Ctx, Shared,
     memory::Desired,
-    run::note_validity,
+    see::note_validity,
     source::{self, content::workload_id, inventory},
     trail,
 };
@@ -84,16 +84,18 @@ async fn load_histories(ctx: &Ctx) -> Result<(), Error> {
 /// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
 async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
     let load = async || inventory::load(&ctx.cluster, &ctx.root).await;
-    let (inventories, problems) = persist("the inventories of the sources", load).await;
-    if !problems.is_empty() {
-        return Err(StartError::BrokenInventories(problems));
+    let loaded = persist("the inventories of the sources", load).await;
+    if !loaded.lost.is_empty() {
+        return Err(StartError::BrokenInventories(loaded.lost));
     }
     let mut memory = ctx.memory.write();
-    for (key, inventory) in inventories {
+    for (key, inventory) in loaded.inventories {
         for id in inventory.iter().filter_map(workload_id) {
-            let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
+            let desired =
+                Desired { source: key.clone(), account: None, manifest: None, earlier: Arc::default() };
             memory.desired.insert(id, desired);
         }
+        ctx.source_state.loaded(&key, &inventory);
         memory.inventories.insert(key, inventory);
     }
     Ok(())

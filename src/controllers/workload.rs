@@ -1,9 +1,6 @@
 //! One workload: observe, plan, act; what follows is left to the trail.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use kube_runtime::events::EventType;
@@ -11,10 +8,9 @@ use serde_json::Value;
 
 use super::{
     Ctx, Shared,
-    memory::{Finding, Said, State, named},
+    memory::{Finding, Said, State},
     now,
     queue::Next,
-    since,
     trail::{self, reference},
     until,
 };
@@ -22,18 +18,23 @@ use crate::{
     adapters::cluster::{Done, Error, id_of, live},
     domain::{
         drift::Applied,
-        image::{Digest, ImageRef, same_reference},
         inventory::ObjectId,
         plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan},
         policy::Judge,
-        release::{History, Outcome, RollbackOutcome},
+        release::{History, Outcome},
         rollout::Rollout,
-        workload::{ContainerId, Images, Progress, WorkloadId, images, named_config},
+        workload::{Progress, WorkloadId, named_config},
     },
-    telemetry::metrics::{Action as ActionLabel, ActionOutcome, Controller, RollbackStage, Stage},
+    telemetry::metrics::{ActionOutcome, Controller, Stage},
 };
 
 mod beyond;
+mod find;
+mod rights;
+mod tell;
+
+use find::find;
+use tell::{announce, label, tell};
 
 /// A workload that is gone keeps its history for this long.
 const KEPT: Duration = Duration::from_hours(24 * 30);
@@ -120,7 +121,7 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         return Ok(Next::After(wait));
     }
     let acting = ctx.trail.acting();
-    let outcome = ctx.cluster.act(id, action).await;
+    let outcome = rights::act(ctx, id, action).await;
     drop(acting);
     match outcome {
         Ok(done @ (Done::Applied(_) | Done::Instead(_))) => {
@@ -213,65 +214,6 @@ fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>
     plan
 }
 
-/// What the reports need of a plan, so that they need not judge again.
-fn find(world: &World<'_>, plan: &Plan) -> Finding {
-    let kind = world.id.kind;
-    let live: Images =
-        world.live.and_then(|live| kind.template_of(&live.object)).map(images).unwrap_or_default();
-    let wanted: Images = match world.wanted {
-        Wanted::Git(manifest) => kind.template_of(&manifest.object).map(images).unwrap_or_default(),
-        Wanted::GitAway | Wanted::Elsewhere => live.clone(),
-    };
-    let history = plan.history.as_ref().unwrap_or(world.history);
-    let releases = [history.present(), history.held()].into_iter().flatten();
-    let known: Vec<String> = releases.flat_map(|release| release.images().into_values()).collect();
-    let rejected = history.hold.iter().flat_map(|hold| &hold.rejected);
-    let rejected: Vec<String> = rejected.clone().map(|rejected| rejected.reference.clone()).collect();
-    let all = live.values().chain(wanted.values()).chain(&known).chain(&rejected).map(String::as_str);
-    let (repositories, mut digests) = named(all);
-    digests.extend(
-        history.hold.iter().flat_map(|hold| &hold.rejected).filter_map(|rejected| rejected.digest.clone()),
-    );
-    let by_policy: BTreeMap<_, _> = world
-        .judge
-        .policies
-        .iter()
-        .filter(|policy| {
-            let one = Judge { policies: std::slice::from_ref(policy), ..world.judge };
-            one.governs(wanted.values().map(String::as_str))
-        })
-        .map(|policy| {
-            let against = wanted.iter().flat_map(|(container, image)| {
-                let judged = world.judge.reported(image, &policy.key);
-                judged
-                    .against
-                    .into_iter()
-                    .map(|(_, reason)| (container.clone(), image.clone(), reason))
-                    .collect::<Vec<_>>()
-            });
-            (policy.key.clone(), against.collect::<Vec<_>>())
-        })
-        .collect();
-    Finding {
-        said: said(plan),
-        runs: runs(&live, world.history),
-        repositories,
-        digests,
-        by_policy,
-        problem: None,
-    }
-}
-
-/// The digests that run: of a tag what it was let in as.
-fn runs(live: &Images, history: &History) -> BTreeSet<Digest> {
-    let digest = |(place, text): (&ContainerId, &String)| {
-        let named = text.parse::<ImageRef>().ok()?.digest;
-        let own = || history.present()?.images.get(place).filter(|own| same_reference(&own.wanted, text));
-        named.or_else(|| own()?.digest())
-    };
-    live.iter().filter_map(digest).collect()
-}
-
 fn said(plan: &Plan) -> Said {
     Said {
         state: Some(plan.state),
@@ -307,6 +249,11 @@ pub enum News {
     More,
 }
 
+/// What somebody asked for, or said, shows here.
+fn asked(live: &Live) -> [&Value; 3] {
+    ["generation", "labels", "annotations"].map(|field| &live.object["metadata"][field])
+}
+
 /// Keeps a live object, unless a newer one of it is known.
 pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: Live) -> News {
     let version = |live: &Live| live.resource_version.parse::<u64>().unwrap_or(0);
@@ -314,9 +261,6 @@ pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: Live) -> News {
     if let Some(known) = memory.live.get(&id).filter(|known| known.uid == live.uid) {
         if version(known) > version(&live) {
             return News::Status;
-        }
-        fn asked(live: &Live) -> [&Value; 3] {
-            ["generation", "labels", "annotations"].map(|field| &live.object["metadata"][field])
         }
         let same_owners = known.others_own_pod_spec == live.others_own_pod_spec
             && known.own_update_entry == live.own_update_entry
@@ -474,85 +418,4 @@ fn forget(ctx: &Ctx, id: &WorkloadId) {
             tracing::warn!(%id, error = %error.explain(), "an old history cannot be deleted");
         }
     });
-}
-
-/// Events and metrics of an action that was done.
-fn announce(ctx: &Ctx, id: &WorkloadId, step: Step, plan: &Plan, uid: Option<&str>) {
-    let (type_, reason) = match step {
-        Step::Create => (EventType::Normal, "Created"),
-        Step::Forward => (EventType::Normal, "Forward"),
-        Step::Pin => (EventType::Normal, "Pinned"),
-        Step::RollBack => (EventType::Warning, "RolledBack"),
-        Step::Hold => (EventType::Warning, "HoldPutBack"),
-        Step::Keep => (EventType::Normal, "Kept"),
-        Step::Release => (EventType::Normal, "HoldEnded"),
-    };
-    ctx.trail.event(reference(id, uid), type_, reason, reason, &plan.message);
-    if step == Step::RollBack {
-        reached(ctx, plan.history.as_ref(), &[RollbackStage::Planned, RollbackStage::Patched]);
-    }
-}
-
-/// Tells what changed besides the action.
-fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
-    let Some(after) = &plan.history else { return };
-    let completed = |history: &History| {
-        history.rollbacks.last().is_some_and(|rollback| rollback.outcome == RollbackOutcome::Completed)
-    };
-    if completed(after) && !completed(before) {
-        reached(ctx, Some(after), &[RollbackStage::Completed]);
-        let uid = after.uid.as_deref();
-        ctx.trail.event(
-            reference(id, uid),
-            EventType::Normal,
-            "RollbackCompleted",
-            "RollBack",
-            &plan.message,
-        );
-    }
-    let news = {
-        let mut memory = ctx.memory.write();
-        let told = memory.told.insert(id.clone(), (plan.state, plan.message.clone()));
-        told.is_none_or(|told| told != (plan.state, plan.message.clone()))
-    };
-    let reason = match plan.state {
-        Found::NotPermitted => "NotPermitted",
-        Found::NoSafeRelease => "NoSafeRelease",
-        Found::NotCreated => "NotCreated",
-        Found::Permitted | Found::Held | Found::Paused | Found::Ungoverned | Found::Gone => return,
-    };
-    if news {
-        let uid = after.uid.as_deref();
-        let note = if plan.missing.is_empty() { plan.message.clone() } else { plan.missing.join("; ") };
-        ctx.trail.event(reference(id, uid), EventType::Warning, reason, "Judge", &note);
-        tracing::info!(workload = %id, state = reason, message = %note, "not permitted");
-    }
-}
-
-/// Observes how long after the revocation's commit a stage was reached.
-fn reached(ctx: &Ctx, history: Option<&History>, stages: &[RollbackStage]) {
-    let memory = ctx.memory.read();
-    let rejected = history.and_then(|history| history.hold.as_ref()).map(|hold| &hold.rejected);
-    let committed = rejected
-        .into_iter()
-        .flatten()
-        .filter_map(|rejected| memory.revoked_at.get(rejected.digest.as_ref()?))
-        .max();
-    if let Some(committed) = committed {
-        for stage in stages {
-            ctx.metrics.rollback_reached(*stage, since(*committed));
-        }
-    }
-}
-
-fn label(step: Step) -> ActionLabel {
-    match step {
-        Step::Create => ActionLabel::Create,
-        Step::Forward => ActionLabel::Apply,
-        Step::Pin => ActionLabel::Pin,
-        Step::RollBack => ActionLabel::Rollback,
-        Step::Hold => ActionLabel::Hold,
-        Step::Keep => ActionLabel::PutBack,
-        Step::Release => ActionLabel::EndHold,
-    }
 }

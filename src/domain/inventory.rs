@@ -30,9 +30,28 @@ impl ObjectId {
     }
 
     /// The same object in whatever version: group, kind, namespace, name.
-    pub fn identity(&self) -> (String, String, String, String) {
-        (self.group().to_owned(), self.kind.clone(), self.namespace.clone(), self.name.clone())
+    pub fn identity(&self) -> (&str, &str, &str, &str) {
+        (self.group(), &self.kind, &self.namespace, &self.name)
     }
+
+    /// Whether its name and namespace can stand in a path of the API: anything else could name another path.
+    pub fn is_addressable(&self) -> bool {
+        is_name(&self.name) && (self.namespace.is_empty() || is_namespace(&self.namespace))
+    }
+}
+
+/// Whether a text can be the name of an object. Looser than most kinds (those of RBAC have colons), but nothing in it ends a
+/// segment of a path or begins a query.
+pub fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b':' | b'_' | b'-');
+    !matches!(text, "" | "." | "..") && text.len() <= 253 && text.bytes().all(plain)
+}
+
+/// Whether a text can be the name of a namespace: a DNS label.
+pub fn is_namespace(text: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let hyphen_at_an_end = text.starts_with('-') || text.ends_with('-');
+    !text.is_empty() && text.len() <= 63 && text.bytes().all(inner) && !hyphen_at_an_end
 }
 
 impl std::fmt::Display for ObjectId {
@@ -61,10 +80,19 @@ pub enum InventoryError {
     Decompress(#[source] io::Error),
     #[error("line {line} of the stored inventory has not the four fields apiVersion, kind, namespace, name")]
     Line { line: usize },
+    #[error("{found} of its parts are there, and not all")]
+    Incomplete { found: usize },
 }
 
-/// The parts to store.
-pub fn encode(inventory: &Inventory) -> io::Result<Vec<Vec<u8>>> {
+/// The parts to store, as a generation.
+pub fn parts(inventory: &Inventory, generation: u64) -> io::Result<Vec<Part>> {
+    let chunks = encode(inventory)?;
+    let count = chunks.len();
+    let part = |(number, bytes)| Part { generation, number, count, bytes };
+    Ok(chunks.into_iter().enumerate().map(part).collect())
+}
+
+fn encode(inventory: &Inventory) -> io::Result<Vec<Vec<u8>>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     for id in inventory {
         writeln!(encoder, "{}\t{}\t{}\t{}", id.api_version, id.kind, id.namespace, id.name)?;
@@ -73,8 +101,43 @@ pub fn encode(inventory: &Inventory) -> io::Result<Vec<Vec<u8>>> {
     Ok(bytes.chunks(PART).map(<[u8]>::to_vec).collect())
 }
 
+/// A part as it is stored. One write stores one part: what a crash leaves between two writes must not be read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Part {
+    /// Which time of storing it belongs to, counted up.
+    pub generation: u64,
+    /// Its place, from 0.
+    pub number: usize,
+    /// How many parts this generation has.
+    pub count: usize,
+    /// What it holds.
+    pub bytes: Vec<u8>,
+}
+
+/// The inventory of the newest generation that is complete and can be read; and what is wrong
+/// with newer ones. Where there is none, why.
+pub fn newest(mut parts: Vec<Part>) -> Result<(Inventory, Vec<InventoryError>), Vec<InventoryError>> {
+    parts.sort();
+    let mut wrong = Vec::new();
+    for parts in parts.chunk_by(|a, b| a.generation == b.generation).rev() {
+        match whole(parts) {
+            Ok(inventory) => return Ok((inventory, wrong)),
+            Err(error) => wrong.push(error),
+        }
+    }
+    Err(wrong)
+}
+
+fn whole(parts: &[Part]) -> Result<Inventory, InventoryError> {
+    let in_place = |(place, part): (usize, &Part)| part.number == place && part.count == parts.len();
+    if !parts.iter().enumerate().all(in_place) {
+        return Err(InventoryError::Incomplete { found: parts.len() });
+    }
+    decode(&parts.iter().map(|part| part.bytes.clone()).collect::<Vec<_>>())
+}
+
 /// The inventory of stored parts, in their order.
-pub fn decode(parts: &[Vec<u8>]) -> Result<Inventory, InventoryError> {
+fn decode(parts: &[Vec<u8>]) -> Result<Inventory, InventoryError> {
     let bytes: Vec<u8> = parts.concat();
     if bytes.is_empty() {
         return Ok(Inventory::new());
@@ -126,6 +189,39 @@ mod tests {
             assert_eq!(decode(&parts).unwrap(), inventory);
         }
         assert_eq!(decode(&encode(&Inventory::new()).unwrap()).unwrap(), Inventory::new());
+    }
+
+    fn stored(generation: u64, number: usize, count: usize, bytes: &[u8]) -> Part {
+        Part { generation, number, count, bytes: bytes.to_vec() }
+    }
+
+    /// If this fails, a crash while a large inventory is stored leaves one that cannot be read, and no start.
+    #[test]
+    fn a_crash_at_any_write_leaves_the_old_inventory_or_the_new_one() {
+        let split = |inventory: &Inventory, generation| {
+            let [only] = &parts(inventory, generation).unwrap()[..] else { panic!("one part") };
+            let chunks: Vec<&[u8]> = only.bytes.chunks(40).collect();
+            let one = |(number, bytes): (usize, &&[u8])| stored(generation, number, chunks.len(), bytes);
+            chunks.iter().enumerate().map(one).collect::<Vec<_>>()
+        };
+        let (old, new) = (many(3, |n| format!("old-{n}")), many(300, |n| format!("new-{n}")));
+        let (before, after) = (split(&old, 6), split(&new, 7));
+        assert!(before.len() > 1 && after.len() > before.len());
+        // The new parts are written one by one, then the old ones are deleted one by one.
+        for written in 0..=after.len() {
+            let there = [&before[..], &after[..written]].concat();
+            let (found, wrong) = newest(there).unwrap();
+            let (done, begun) = (written == after.len(), written > 0);
+            assert!(found == if done { new.clone() } else { old.clone() }, "{written}");
+            assert_eq!(wrong.len(), usize::from(begun && !done), "{written}");
+        }
+        for deleted in 0..=before.len() {
+            let there = [&before[deleted..], &after[..]].concat();
+            assert_eq!(newest(there).unwrap().0, new);
+        }
+        assert_eq!(newest(after[1..].to_vec()).unwrap_err().len(), 1, "what is lost is no empty inventory");
+        let twice = [after.clone(), vec![after[0].clone()]].concat();
+        assert!(newest(twice).is_err());
     }
 
     #[test]

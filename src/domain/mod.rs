@@ -1,6 +1,7 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
 pub mod condition;
+pub mod dependency;
 pub mod drift;
 pub mod duration;
 pub mod guard;
@@ -12,6 +13,8 @@ pub mod ownership;
 pub mod pattern;
 pub mod plan;
 pub mod policy;
+pub mod push;
+pub mod reach;
 pub mod release;
 pub mod rollout;
 pub mod workload;

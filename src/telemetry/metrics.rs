@@ -25,8 +25,8 @@ use prometheus_client::{
 };
 
 pub use self::labels::{
-    Action, ActionOutcome, Controller, Kind, Mode, RollbackStage, SourceState, Stage, Standing, Suspendable,
-    SyncOutcome, WorkloadState, WriteOutcome,
+    Action, ActionOutcome, Controller, Kind, Mode, PushOutcome, RollbackStage, SourceState, Stage, Standing,
+    Suspendable, SyncOutcome, WorkloadState, WriteOutcome,
 };
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -49,6 +49,7 @@ struct Inner {
     invalid_objects: Family<Kind, Gauge>,
     sources: Family<SourceState, Gauge>,
     source_syncs: Family<SyncOutcome, Counter>,
+    pushes: Family<PushOutcome, Counter>,
     source_sync_durations: Histogram,
     reconcile_durations: Histograms<Controller>,
     reconcile_errors: Family<(Controller, Stage), Counter>,
@@ -105,6 +106,12 @@ impl Metrics {
                 "source_syncs",
                 "Syncs of git sources, by what became of them",
                 SyncOutcome::ALL,
+            ),
+            pushes: family(
+                &mut r,
+                "pushes",
+                "Messages that something was pushed, by what became of them",
+                PushOutcome::ALL,
             ),
             source_sync_durations: source_sync_histogram(&mut r),
             reconcile_durations: histograms(
@@ -199,6 +206,11 @@ impl Metrics {
     /// A sync of a source came to its outcome.
     pub fn source_sync(&self, outcome: SyncOutcome) {
         self.0.source_syncs.get_or_create(&outcome).inc();
+    }
+
+    /// A message that something was pushed came in.
+    pub fn push(&self, outcome: PushOutcome) {
+        self.0.pushes.get_or_create(&outcome).inc();
     }
 
     /// Measures one sync of a source, until the timer is dropped.

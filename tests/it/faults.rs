@@ -4,7 +4,11 @@ use std::fs;
 
 use anyhow::ensure;
 use countersign::api::ReleaseHistory;
-use kube::{Api, ResourceExt as _, api::DeleteParams};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, ListParams, Patch, PatchParams},
+};
+use serde_json::json;
 
 use crate::{
     controlplane::eventually,
@@ -215,6 +219,37 @@ async fn an_api_server_that_stops_in_the_middle_of_a_revocation_changes_nothing_
     assert_eq!(generations(&scene).await, once);
 }
 
+/// If this fails, an operator that dies after a rollout began takes it back to the commit before, and then does it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_began_goes_on_after_a_kill_also_where_its_commit_is_not_noted_as_applied() {
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "began").await;
+    scene.approve(&[0, 1]).await;
+    scene.ran("cart", &[0]).await;
+    let before = scene.sources().get(&scene.source).await.unwrap().status.unwrap().last_applied_commit;
+    scene.ran("cart", &[1]).await;
+    let writes = image_writes(rough.plane, "deployments", &scene.namespace, "cart").len();
+    rough.operator.kill();
+    // As a kill leaves it between the two writes.
+    let status = json!({"status": {"lastAppliedCommit": before}});
+    scene
+        .sources()
+        .patch_status(&scene.source, &PatchParams::default(), &Patch::Merge(&status))
+        .await
+        .unwrap();
+    let away = scene.repo.path().with_extension("away");
+    fs::rename(scene.repo.path(), &away).unwrap();
+    rough.operator.restart().await;
+    scene.poke().await;
+    assert_eq!(scene.source_is_not_ready().await.0, "RepositoryNotFound");
+    scene.runs("Deployment", "cart", &scene.pin(1)).await;
+    fs::rename(&away, scene.repo.path()).unwrap();
+    scene.poke().await;
+    scene.synced().await;
+    scene.proven_at("Deployment", "cart", &scene.pin(1)).await;
+    assert_eq!(image_writes(rough.plane, "deployments", &scene.namespace, "cart").len(), writes);
+}
+
 /// If this fails, a lost volume stops the operator, or makes it forget.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_cache_is_filled_again() {
@@ -333,4 +368,56 @@ async fn a_deleted_history_is_written_again_with_its_hold() {
     .await;
     scene.sets("somebody", "cart", &scene.pin(1)).await;
     scene.held_at("Deployment", "cart", &scene.pin(0)).await;
+}
+
+/// If this fails, a crash while an inventory is stored, or anybody's ConfigMap with its label, keeps the operator from starting;
+/// or git may write inventories.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_an_inventory_is_passed_over_and_git_writes_none() {
+    const LABEL: &str = "countersign.dev/inventory";
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "half").await;
+    scene.write("a.yaml", &scene.config("a"));
+    scene.push("one more").await;
+    scene.synced().await;
+    let api = scene.of("v1", "ConfigMap", "configmaps", ROOT);
+    let source = json!(format!("{ROOT}/{}", scene.source));
+    let parts = async || {
+        let all = api.list(&ListParams::default().labels(LABEL)).await.unwrap().items;
+        let all = all.into_iter().map(|part| serde_json::to_value(part).unwrap());
+        all.filter(|part| part["metadata"]["annotations"]["countersign.dev/source"] == source)
+            .collect::<Vec<_>>()
+    };
+    let now = parts().await;
+    assert_eq!(now.len(), 1, "older generations are gone: {now:?}");
+    let generation: u64 = now[0]["data"]["generation"].as_str().unwrap().parse().unwrap();
+    let name = now[0]["metadata"]["name"].as_str().unwrap();
+    let next = name.replace(&format!("-{generation}-0"), &format!("-{}-0", generation + 1));
+    assert_ne!(name, next);
+    let labels = now[0]["metadata"]["labels"].clone();
+    let mut half = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": next, "namespace": ROOT, "labels": labels, "annotations": {"countersign.dev/source": source}},
+        "data": {"generation": (generation + 1).to_string(), "part": "0", "parts": "2"},
+        "binaryData": now[0]["binaryData"],
+    });
+    scene.apply(&half).await;
+    half["metadata"] = json!({"name": "foreign", "namespace": ROOT, "labels": labels});
+    scene.apply(&half).await;
+    rough.operator.kill();
+    rough.operator.restart().await;
+
+    scene.repo.git(&["rm", "-q", "a.yaml"]);
+    let ours = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: made-up\n";
+    scene.write("own.yaml", &format!("# ours\n{ours}  namespace: {ROOT}\n  labels: {{{LABEL}: x}}\n"));
+    scene.push("say an inventory").await;
+    let said = scene.source_says("ProblemsFound").await;
+    assert!(said.contains("own.yaml:2") && said.contains("the operator alone"), "{said}");
+    scene.gone(&scene.any("ConfigMap"), "a").await;
+    assert!(
+        api.get_opt("made-up").await.unwrap().is_none() && api.get_opt("foreign").await.unwrap().is_some()
+    );
+    let now = parts().await;
+    assert!(now.len() == 1 && now[0]["metadata"]["name"] != json!(next), "{now:?}");
+    api.delete("foreign", &DeleteParams::default()).await.unwrap();
 }

@@ -680,6 +680,47 @@ async fn too_large_is_refused_or_an_error() {
     }
 }
 
+/// Some kilobytes can unfold to gigabytes: whoever may push would end the operator for lack of memory.
+#[tokio::test]
+async fn objects_that_unfold_too_far_are_not_read() {
+    let long = "x".repeat(5 << 20);
+    let with =
+        |header: &str| format!("{header}\nauthor a <a@b> 1 +0000\ncommitter a <a@b> 1 +0000\n\n{long}\n");
+    let commit = |repo: &Repo| {
+        let tree = repo.git(&["rev-parse", "HEAD^{tree}"]);
+        repo.git_with(
+            &["hash-object", "-t", "commit", "-w", "--stdin"],
+            with(&format!("tree {tree}")).as_bytes(),
+        )
+    };
+    let older = |repo: &Repo| {
+        let (tree, parent) = (repo.git(&["rev-parse", "HEAD^{tree}"]), commit(repo));
+        repo.git(&["commit-tree", &tree, "-p", &parent, "-m", "after it"])
+    };
+    let tag = |repo: &Repo| {
+        let tag = format!("object {}\ntype commit\ntag t\ntagger a <a@b> 1 +0000\n\n{long}\n", repo.head());
+        repo.git_with(&["hash-object", "-t", "tag", "-w", "--stdin"], tag.as_bytes())
+    };
+    let tree = |repo: &Repo| {
+        let blob = repo.blob(b"a");
+        let listed: Vec<_> = (0..40_000).map(|n| format!("100644 blob {blob}\t{n:0>250}.yaml\n")).collect();
+        let tree = repo.git_with(&["mktree"], listed.concat().as_bytes());
+        repo.git(&["commit-tree", &tree, "-m", "many files"])
+    };
+    let bombs: [(&str, &dyn Fn(&Repo) -> String); 4] =
+        [("commit", &commit), ("older commit", &older), ("tag", &tag), ("tree", &tree)];
+    for (what, bomb) in bombs {
+        let repo = Repo::new();
+        repo.commit_file("a.yaml", "a: 1\n");
+        let bad = bomb(&repo);
+        repo.git(&["update-ref", "refs/tags/bad", &bad]);
+        let mut setup = Setup::local(&repo);
+        setup.want(Reference::Tag("bad".to_owned()));
+        let fetched = setup.fetch().await;
+        assert!(matches!(fetched, Err(Error::TooLarge { .. })), "{what}: {fetched:?}");
+    }
+}
+
 /// A source that names paths must get these and no others, and hear of a typing error.
 #[tokio::test]
 async fn only_the_asked_paths_are_listed() {
@@ -700,10 +741,36 @@ async fn only_the_asked_paths_are_listed() {
         ("notes.txt", "InvalidPath"),
         ("../x", "InvalidPath"),
     ] {
-        let error = mirror.tree(id(&commit), &strings(&["apps", path])).unwrap_err();
+        let error = mirror.tree(id(&commit), &strings(&[path])).unwrap_err();
         assert_eq!(error.reason(), reason);
         assert!(error.to_string().contains(path), "{error}");
     }
+}
+
+/// One path that is gone must not hide the others, nor pass for a directory that was emptied.
+#[tokio::test]
+async fn a_path_that_is_missing_is_refused_beside_the_others() {
+    let repo = Repo::new();
+    repo.write("notes.txt", "no manifest");
+    repo.write("apps/a.yaml", "a: 1\n");
+    std::os::unix::fs::symlink("apps", repo.path().join("link.yaml")).unwrap();
+    let commit = repo.commit("two paths");
+    let setup = Setup::local(&repo);
+    setup.commit().await;
+    let mirror = setup.mirrors.open(KEY, &setup.remote).unwrap();
+    let tree = mirror.tree(id(&commit), &strings(&["gone/x", "apps", "notes.txt", "link.yaml"])).unwrap();
+    let refused: Vec<_> = tree.refused.into_iter().map(|refused| (refused.path, refused.reason)).collect();
+    assert_eq!(tree.entries.len(), 1);
+    assert_eq!(
+        refused,
+        [
+            ("gone/x".to_owned(), Reason::Missing),
+            ("link.yaml".to_owned(), Reason::Symlink),
+            ("notes.txt".to_owned(), Reason::NoManifest),
+        ]
+    );
+    let none = mirror.tree(id(&commit), &strings(&["gone", "link.yaml"])).unwrap_err();
+    assert_eq!(none.reason(), "PathNotFound");
 }
 
 /// Withdrawals are counted between two commits: nothing may be missing from the difference.

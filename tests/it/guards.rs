@@ -343,3 +343,94 @@ async fn second_says(scene: &Scene, namespace: &str, reason: &str) -> String {
     })
     .await
 }
+
+/// If this fails, one kind that the API server does not list stops everything else of its source.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kind_that_cannot_be_listed_stops_no_other() {
+    let scene = Scene::new("unlisted").await;
+    scene.write("older.yaml", &scene.config("older"));
+    scene.push("older").await;
+    scene.synced().await;
+    remove(&scene, "older.yaml");
+    // The API server answers a list of these with 405.
+    let review = "apiVersion: authorization.k8s.io/v1\nkind: SubjectAccessReview\nmetadata: {name: review}\nspec: {user: ana}\n";
+    scene.write("review.yaml", &format!("# asks\n{review}"));
+    scene.write("new.yaml", &scene.config("new"));
+    let commit = scene.push("a kind that is not kept").await;
+    let said = scene.source_says("ProblemsFound").await;
+    assert!(said.contains("review.yaml:2: document 1: SubjectAccessReview review: cannot list"), "{said}");
+    assert!(scene.has_config("new").await && !scene.has_config("older").await);
+    let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+    assert_eq!(status.last_applied_commit, Some(commit));
+    assert_eq!(status.problem_count, Some(1), "{:?}", status.problems);
+}
+
+/// If this fails, an acceptance is a pass for ever: whoever may push takes the branch back to a commit that was accepted once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_accepted_commit_passes_once_and_again_when_a_person_says_so_again() {
+    let scene = running("once").await;
+    scene.repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    scene.write("new.yaml", &scene.config("new"));
+    let commit = scene.push("rewritten").await;
+    scene.source_says("HistoryRewritten").await;
+    scene.annotate_source(json!({ACCEPT: commit})).await;
+    accepted(&scene, &commit).await;
+    scene.write("newer.yaml", &scene.config("newer"));
+    scene.push("after it").await;
+    scene.synced().await;
+
+    scene.repo.git(&["reset", "-q", "--hard", &commit]);
+    scene.poke().await;
+    let said = scene.source_says("HistoryRewritten").await;
+    assert!(said.contains("remove the annotation"), "{said}");
+    let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+    assert_eq!(status.accepted_commit.as_deref(), Some(commit.as_str()));
+    assert!(scene.has_config("newer").await);
+
+    scene.annotate_source(json!({ACCEPT: null})).await;
+    eventually("the acceptance is forgotten", SOON, async || {
+        let status = scene.sources().get(&scene.source).await?.status.context("no status")?;
+        ensure!(status.accepted_commit.is_none(), "{status:?}");
+        Ok(())
+    })
+    .await;
+    scene.annotate_source(json!({ACCEPT: commit})).await;
+    accepted(&scene, &commit).await;
+    assert!(!scene.has_config("newer").await);
+}
+
+/// If this fails, a head that waits for a person is forgotten as soon as anything else goes wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_stays_held_back_while_its_source_is_away_or_suspended() {
+    let scene = running("waits").await;
+    remove(&scene, "*");
+    let commit = scene.push("empty").await;
+    scene.source_says("Emptied").await;
+    let stays = async |what: &str| {
+        let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+        let held = status.conditions.iter().find(|found| found.type_ == "HeldBack");
+        let held = held.unwrap_or_else(|| panic!("{what}: {status:?}"));
+        assert!(
+            held.status == "True" && held.reason == "Emptied" && held.message.contains(&commit),
+            "{held:?}"
+        );
+        assert_eq!(status.held_back.unwrap().commit, commit, "{what}");
+    };
+    let away = scene.repo.path().with_extension("away");
+    std::fs::rename(scene.repo.path(), &away).unwrap();
+    scene.poke().await;
+    scene.source_says("RepositoryNotFound").await;
+    stays("away").await;
+    scene.follow(json!({"suspend": true})).await;
+    scene.source_says("Suspended").await;
+    stays("suspended").await;
+    std::fs::rename(&away, scene.repo.path()).unwrap();
+    scene.repo.git(&["reset", "-q", "--hard", "HEAD~1"]);
+    scene.follow(json!({"suspend": false})).await;
+    scene.synced().await;
+    let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+    assert!(
+        status.held_back.is_none() && status.conditions.iter().all(|found| found.type_ != "HeldBack"),
+        "{status:?}"
+    );
+}

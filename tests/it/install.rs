@@ -113,11 +113,6 @@ async fn restricted_lets_it_in(plane: &ControlPlane) {
 
 async fn the_rights_are_the_golden_ones(plane: &ControlPlane) {
     let elsewhere = plane.namespace("elsewhere").await;
-    // What will be dropped is not what the operator needs itself.
-    let bindings = base().into_iter().filter(|object| object["kind"] == "ClusterRoleBinding");
-    let itself =
-        bindings.into_iter().find(|b| b["metadata"]["name"] == "countersign-applies-itself").unwrap();
-    api_of(plane, &itself).delete("countersign-applies-itself", &DeleteParams::default()).await.unwrap();
     let (operator, applier) =
         (client_of(plane, "countersign").await, client_of(plane, "countersign-applier").await);
     eventually("the rights have settled", SOON, async || {
@@ -136,18 +131,10 @@ async fn the_rights_are_the_golden_ones(plane: &ControlPlane) {
         }
     }
     expect_file![deploy("rights.txt")].assert_eq(&text);
-    apply_base(plane).await;
-    eventually("the operator may apply", SOON, async || {
-        ensure!(rights(&operator, &elsewhere).await.contains("ingresses"));
-        Ok(())
-    })
-    .await;
 }
 
 /// Everything the operator does, once.
 async fn the_operator_needs_nothing_else(plane: &ControlPlane) {
-    let deployment = base().into_iter().find(|object| object["kind"] == "Deployment").unwrap();
-    api_of(plane, &deployment).delete("countersign", &DeleteParams::default()).await.unwrap();
     let operator = operator_with_its_own_rights(plane, "countersign").await;
     operator.restart().await;
     let scene = Scene::on(plane, "rights").await;

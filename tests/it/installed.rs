@@ -29,6 +29,7 @@ const PLURALS: &[(&str, &str)] = &[
     ("Role", "roles"),
     ("RoleBinding", "rolebindings"),
     ("NetworkPolicy", "networkpolicies"),
+    ("Service", "services"),
     ("PodDisruptionBudget", "poddisruptionbudgets"),
     ("Deployment", "deployments"),
 ];
@@ -73,7 +74,9 @@ async fn is_true(plane: &ControlPlane, object: &Value, condition: &str) {
 /// An operator with the rights of the base's service account, as its pod has.
 pub async fn operator_with_its_own_rights<'a>(plane: &'a ControlPlane, name: &'static str) -> Operator<'a> {
     let kubeconfig = plane.service_account_kubeconfig(ROOT, "countersign").await.unwrap();
-    Operator::named(plane, name).with("KUBECONFIG", kubeconfig.display().to_string())
+    Operator::named(plane, name)
+        .with("KUBECONFIG", kubeconfig.display().to_string())
+        .with("COUNTERSIGN_APPLIER", "countersign-applier")
 }
 
 /// A command of the product, with all rights.

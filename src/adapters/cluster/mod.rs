@@ -3,6 +3,7 @@
 //! Every request has a time limit of its own: kube has none by default, and an API server that hangs must not stop the
 //! others' work. Objects travel as `serde_json::Value`: what is applied are other people's manifests, of any kind.
 
+mod account;
 mod act;
 mod fence;
 mod live;
@@ -20,6 +21,7 @@ use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use account::Account;
 pub use act::Done;
 pub use fence::{Fence, Lapsed, Moment};
 pub use live::{Seen, live};
@@ -40,6 +42,10 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// In whose name requests go, where not in this process's own.
+    account: Option<Account>,
+    /// The one namespace that is written and read.
+    only: Option<String>,
     resources: std::sync::Arc<RwLock<BTreeMap<(String, String), Resource>>>,
 }
 
@@ -58,6 +64,8 @@ pub enum Error {
     TimedOut { operation: &'static str, object: String },
     #[error("the cluster has no kind {kind} in {api_version}: is its CustomResourceDefinition missing?")]
     NoSuchKind { api_version: String, kind: String },
+    #[error("cannot {operation} {object}: it is outside of the namespace {namespace}")]
+    Outside { operation: &'static str, object: String, namespace: String },
     #[error("the request to {operation} {object} cannot be made: {why}")]
     Malformed { operation: &'static str, object: String, why: String },
 }
@@ -70,7 +78,10 @@ impl Error {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::TimedOut { .. } | Self::NoSuchKind { .. } | Self::Malformed { .. } => None,
+            Self::TimedOut { .. }
+            | Self::NoSuchKind { .. }
+            | Self::Outside { .. }
+            | Self::Malformed { .. } => None,
         }
     }
 
@@ -79,12 +90,32 @@ impl Error {
         self.status().map(|status| status.code)
     }
 
+    /// Whether there is an answer. Without one, nothing is known of the API server.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            Self::Request { .. } => self.code().is_some(),
+            Self::NoSuchKind { .. } | Self::Outside { .. } | Self::Malformed { .. } => true,
+            Self::TimedOut { .. } => false,
+        }
+    }
+
+    /// Whether the same request may well succeed later.
+    pub fn passes(&self) -> bool {
+        !self.is_answer() || self.code().is_some_and(|code| matches!(code, 409 | 429 | 500..))
+    }
+
     /// The message of the API server for people, or ours.
     pub fn explain(&self) -> String {
         let said = match (self, self.status()) {
             (_, Some(status)) => status.message.clone(),
             (Self::Request { source, .. }, None) => chain(source.as_ref()),
-            (Self::TimedOut { .. } | Self::NoSuchKind { .. } | Self::Malformed { .. }, None) => String::new(),
+            (
+                Self::TimedOut { .. }
+                | Self::NoSuchKind { .. }
+                | Self::Outside { .. }
+                | Self::Malformed { .. },
+                None,
+            ) => String::new(),
         };
         if said.is_empty() { self.to_string() } else { format!("{self}: {said}") }
     }
@@ -93,7 +124,7 @@ impl Error {
 impl Cluster {
     /// A cluster behind a client.
     pub fn new(client: Client) -> Self {
-        Self { client, resources: std::sync::Arc::default() }
+        Self { client, account: None, only: None, resources: std::sync::Arc::default() }
     }
 
     /// The client, for watches and events.
@@ -105,7 +136,7 @@ impl Cluster {
     pub async fn apply(&self, object: &Value, manager: &str) -> Result<Value, Error> {
         let id = id_of(object);
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let request = request_for(&resource, &id);
+        let request = self.request_for("apply", &resource, &id)?;
         let patch = Patch::Apply(object);
         let http = request.patch(&id.name, &PatchParams::apply(manager).force(), &patch);
         self.send("apply", &id.to_string(), http).await
@@ -114,19 +145,19 @@ impl Cluster {
     /// An object, if it exists.
     pub async fn get(&self, id: &ObjectId) -> Result<Option<Value>, Error> {
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = request_for(&resource, id).get(&id.name, &kube::api::GetParams::default());
+        let http = self.request_for("get", &resource, id)?.get(&id.name, &kube::api::GetParams::default());
         absent(self.send("get", &id.to_string(), http).await)
     }
 
     /// Whether an object exists; its content is not read.
     pub async fn exists(&self, id: &ObjectId) -> Result<bool, Error> {
         // The name may come from a pod template, where nothing checks it; what could not be a name names nothing.
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
-        if !id.name.bytes().all(plain) || !id.name.bytes().any(|b| b.is_ascii_alphanumeric()) {
+        if !id.is_addressable() {
             return Ok(false);
         }
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = request_for(&resource, id).get_metadata(&id.name, &kube::api::GetParams::default());
+        let request = self.request_for("get", &resource, id)?;
+        let http = request.get_metadata(&id.name, &kube::api::GetParams::default());
         Ok(absent(self.send::<Value>("get", &id.to_string(), http).await)?.is_some())
     }
 
@@ -137,12 +168,25 @@ impl Cluster {
         namespace: &str,
         selector: &str,
     ) -> Result<Vec<Value>, Error> {
+        let all = ObjectId {
+            api_version: resource.api.api_version.clone(),
+            kind: resource.api.kind.clone(),
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        self.allow("list", resource.namespaced, &all)?;
         let scope = (!namespace.is_empty()).then_some(namespace);
         let request = Request::new(DynamicObject::url_path(&resource.api, scope));
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
         let mut found = Vec::new();
         loop {
-            let mut page: Value = self.send("list", &resource.api.plural, request.list(&params)).await?;
+            let page = self.send("list", &resource.api.plural, request.list(&params)).await;
+            if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
+                // The kind went, or is served elsewhere by now: it is looked up anew.
+                let (api_version, kind) = (&resource.api.api_version, &resource.api.kind);
+                self.resources.write().remove(&(api_version.clone(), kind.clone()));
+            }
+            let mut page: Value = page?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
                 found.extend(items.into_iter().map(|mut item| {
                     // The items of a list do not say what they are.
@@ -167,7 +211,7 @@ impl Cluster {
             propagation_policy: Some(kube::api::PropagationPolicy::Background),
             ..kube::api::DeleteParams::default()
         };
-        let http = request_for(&resource, id).delete(&id.name, &params);
+        let http = self.request_for("delete", &resource, id)?.delete(&id.name, &params);
         absent(self.send::<Value>("delete", &id.to_string(), http).await).map(drop)
     }
 
@@ -181,7 +225,7 @@ impl Cluster {
             why: error.to_string(),
         })?;
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let http = request_for(&resource, &id).create(&params, bytes);
+        let http = self.request_for("create", &resource, &id)?.create(&params, bytes);
         match self.send::<Value>("create", &id.to_string(), http).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some(409) => Ok(false),
@@ -196,7 +240,8 @@ impl Cluster {
             Error::Malformed { operation: "patch", object: id.to_string(), why: error.to_string() }
         })?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let http = request_for(&resource, id).patch(&id.name, &params, &Patch::<()>::Json(patch));
+        let http =
+            self.request_for("patch", &resource, id)?.patch(&id.name, &params, &Patch::<()>::Json(patch));
         self.send("patch", &id.to_string(), http).await
     }
 
@@ -260,17 +305,31 @@ impl Cluster {
         Ok(found)
     }
 
+    /// The one way from the name of an object to a path of the API: names come from manifests and templates of strangers.
+    fn request_for(
+        &self,
+        operation: &'static str,
+        resource: &Resource,
+        id: &ObjectId,
+    ) -> Result<Request, Error> {
+        if !id.is_addressable() || resource.namespaced == id.namespace.is_empty() {
+            let why = "its name and namespace do not name one object".to_owned();
+            return Err(Error::Malformed { operation, object: id.to_string(), why });
+        }
+        self.allow(operation, resource.namespaced, id)?;
+        let namespace = resource.namespaced.then_some(id.namespace.as_str());
+        Ok(Request::new(DynamicObject::url_path(&resource.api, namespace)))
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         operation: &'static str,
         object: &str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, Error> {
-        let request = request.map_err(|error| Error::Malformed {
-            operation,
-            object: object.to_owned(),
-            why: error.to_string(),
-        })?;
+        let malformed = |why| Error::Malformed { operation, object: object.to_owned(), why };
+        let mut request = request.map_err(|error| malformed(error.to_string()))?;
+        self.sign(&mut request).map_err(malformed)?;
         match tokio::time::timeout(REQUEST, self.client.request::<T>(request)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(source)) => {
@@ -279,11 +338,6 @@ impl Cluster {
             Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
         }
     }
-}
-
-fn request_for(resource: &Resource, id: &ObjectId) -> Request {
-    let namespace = resource.namespaced.then_some(id.namespace.as_str());
-    Request::new(DynamicObject::url_path(&resource.api, namespace))
 }
 
 /// What an object is, from its own words.
@@ -307,5 +361,61 @@ fn absent<T>(answer: Result<T, Error>) -> Result<Option<T>, Error> {
         Ok(found) => Ok(Some(found)),
         Err(error) if error.code() == Some(404) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, a moment's trouble waits for a whole interval, or what is refused for good is sent again and again.
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        let object = || "a".to_owned();
+        let answered = |code: u16| {
+            let status = kube::core::Status { code, ..kube::core::Status::default() };
+            Error::Request {
+                operation: "apply",
+                object: object(),
+                source: Box::new(kube::Error::Api(Box::new(status))),
+            }
+        };
+        for code in [409, 429, 500, 503, 504] {
+            assert!(answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        for code in [400, 403, 404, 405, 422] {
+            assert!(!answered(code).passes() && answered(code).is_answer(), "{code}");
+        }
+        let away = kube::Error::Service("connection refused".into());
+        let away = Error::Request { operation: "apply", object: object(), source: Box::new(away) };
+        let late = Error::TimedOut { operation: "apply", object: object() };
+        for error in [away, late] {
+            assert!(error.passes() && !error.is_answer(), "{error}");
+        }
+    }
+
+    /// If this fails, a name in somebody's manifest chooses which object the operator reads, writes or deletes.
+    #[tokio::test]
+    async fn no_name_leads_to_another_path() {
+        let resource = |kind: &str, namespaced| {
+            let gvk = kube::core::GroupVersionKind::gvk("", "v1", kind);
+            Resource { api: ApiResource::from_gvk(&gvk), namespaced }
+        };
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let cluster = Cluster::new(Client::try_from(config).unwrap());
+        let asked = |namespaced, namespace: &str, name: &str| {
+            let (api_version, kind) = ("v1".to_owned(), "Thing".to_owned());
+            let id = ObjectId { api_version, kind, namespace: namespace.into(), name: name.into() };
+            cluster.request_for("get", &resource("Thing", namespaced), &id).map(|request| request.url_path)
+        };
+        assert_eq!(asked(true, "shop", "a.b:c_d-1").unwrap(), "/api/v1/namespaces/shop/things");
+        assert_eq!(asked(false, "", "system:node").unwrap(), "/api/v1/things");
+        for name in ["", ".", "..", "a?b", "a#b", "a/b", "a%2fb", "a\\b", "a;b", "a b", "é"] {
+            assert!(matches!(asked(true, "shop", name), Err(Error::Malformed { .. })), "{name}");
+        }
+        for namespace in ["", "..", "kube-system?x=", "a/b", "a.b", "A", "-a", "a-", "a#"] {
+            assert!(matches!(asked(true, namespace, "a"), Err(Error::Malformed { .. })), "{namespace}");
+        }
+        assert!(asked(false, "shop", "a").is_err(), "what stands in no namespace has none");
     }
 }

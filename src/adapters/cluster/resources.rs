@@ -24,7 +24,8 @@ pub(super) fn of_kind(kind: &Kind) -> ApiResource {
 pub(super) async fn discover(cluster: &Cluster, api_version: &str, kind: &str) -> Result<Resource, Error> {
     let no_such_kind = || Error::NoSuchKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
-    let valid = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    let valid = |part: &str| part.bytes().all(plain) && !part.starts_with('.');
     if !valid(group) || !valid(version) || version.is_empty() {
         return Err(no_such_kind());
     }

@@ -199,8 +199,7 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
         Location::Local(path) => local::fetch(repository, session, path)?,
     };
     session.check_time()?;
-    let object = repository.find_object(tip, None).map_err(broken)?;
-    let commit = object.peel_to_commit().map_err(|_| session.no_commit())?.id();
+    let commit = health::commit_of(repository, session, tip)?;
     if !earlier.contains(&commit) || complete.is_none() {
         health::verify(repository, session, commit, &earlier)?;
     }

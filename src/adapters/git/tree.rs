@@ -12,7 +12,7 @@ use super::{
 /// Directories in directories. Deeper ones are refused and listed.
 const DEPTH: usize = 64;
 /// Bytes of one directory: some 100,000 entries.
-const TREE_BYTES: usize = 8 << 20;
+pub(super) const TREE_BYTES: usize = 8 << 20;
 const NAME_BYTES: usize = 255;
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
 
@@ -66,6 +66,12 @@ pub enum Reason {
     /// Too many directories in directories.
     #[error("it is deeper than {DEPTH} directories")]
     TooDeep,
+    /// A path of the source that the commit does not have.
+    #[error("the commit has no such path; take it out of spec.paths, or bring it back")]
+    Missing,
+    /// A path of the source that is a file of another kind.
+    #[error("it is neither a directory nor a .yaml, .yml or .json file")]
+    NoManifest,
     /// Too large a file.
     #[error("it has {size} bytes, and the bound is {bound}")]
     TooLarge {
@@ -87,22 +93,36 @@ pub(super) enum Found {
 type Listed = (Vec<u8>, Option<Found>);
 
 impl Mirror {
-    /// The manifests of `commit` below `paths` (directories or files; none means everything).
+    /// The manifests of `commit` below `paths` (directories or files; none means everything). A path that is not there, or
+    /// nothing to read, is refused and listed.
     ///
     /// *Caveats*: blocks; reads all directories below `paths` and no file.
+    ///
+    /// *Errors*: also when there is none of the paths.
     pub fn tree(&self, commit: CommitId, paths: &[String]) -> Result<Tree, Error> {
         let root = self.commit(commit)?.tree_id();
         let mut walk =
             Walk { mirror: self, visited: 0, bytes: 0, entries: BTreeMap::new(), refused: BTreeMap::new() };
-        for path in normal(paths)? {
-            match self.find(root, &path, commit)? {
-                Found::Directory(tree) => walk.directory(&path, tree, 0)?,
-                Found::Manifest(blob) => walk.file(path, blob)?,
-                Found::Refused(_) => {
-                    return Err(Error::InvalidPath { path, why: "it is no directory or file to read" });
+        let paths = normal(paths)?;
+        let mut missed = Vec::new();
+        for path in &paths {
+            match self.find(root, path, commit) {
+                Ok(Found::Directory(tree)) => walk.directory(path, tree, 0)?,
+                Ok(Found::Manifest(blob)) => walk.file(path.clone(), blob)?,
+                Ok(Found::Refused(reason)) => {
+                    let why = "it is no directory or file to read";
+                    missed.push((path, reason, Error::InvalidPath { path: path.clone(), why }));
                 }
+                Err(error @ Error::PathNotFound { .. }) => missed.push((path, Reason::Missing, error)),
+                Err(error @ Error::InvalidPath { .. }) => missed.push((path, Reason::NoManifest, error)),
+                Err(error) => return Err(error),
             }
         }
+        if missed.len() == paths.len() {
+            return missed.into_iter().next().map_or_else(|| Ok(Tree::default()), |(_, _, error)| Err(error));
+        }
+        walk.refused
+            .extend(missed.into_iter().map(|(path, reason, _)| (printable_bytes(path.as_bytes()), reason)));
         let entries =
             walk.entries.into_iter().map(|(path, (blob, size))| Entry { path, blob, size }).collect();
         let refused = walk.refused.into_iter().map(|(path, reason)| Refused { path, reason }).collect();

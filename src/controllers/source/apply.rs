@@ -1,4 +1,4 @@
-//! Applies what is no workload, where it is not yet as git says, and prunes.
+//! Applies what is no workload, where it is not yet as git says.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,21 +17,19 @@ use crate::{
     domain::{
         drift::{Applied, in_step},
         inventory::ObjectId,
+        ledger::{Ledger, RecordKey},
         ownership::{MANAGER, own_fields},
-        workload::{KINDS, named_config},
+        workload::KINDS,
     },
 };
 
 /// The labels on everything a source applies.
-const SOURCE_NAME: &str = "countersign.dev/source-name";
-const SOURCE_NAMESPACE: &str = "countersign.dev/source-namespace";
-/// On an object: `disabled` keeps it from being pruned; `enabled` lets a Namespace, a CustomResourceDefinition or a
-/// PersistentVolumeClaim be pruned.
-const PRUNE: &str = "countersign.dev/prune";
+pub(super) const SOURCE_NAME: &str = "countersign.dev/source-name";
+pub(super) const SOURCE_NAMESPACE: &str = "countersign.dev/source-namespace";
 /// On an `ApprovedImage` that carries a revocation: it goes on counting when it is deleted.
 pub const FINALIZER: &str = "countersign.dev/revocation";
 /// How many writes of one source are under way at once.
-const CONCURRENCY: usize = 16;
+pub(super) const CONCURRENCY: usize = 16;
 
 /// What this process applied, so that what the API server writes differently is no drift.
 pub type Memo = Arc<Mutex<BTreeMap<ObjectId, Applied>>>;
@@ -52,7 +50,7 @@ fn selector(source: &Key) -> String {
     format!("{SOURCE_NAME}={},{SOURCE_NAMESPACE}={}", source.1, source.0)
 }
 
-/// What applying came to.
+/// What applying, revoking or pruning came to.
 #[derive(Debug, Default)]
 pub struct Outcome {
     /// The objects as stored, of those that were written or found in step.
@@ -61,9 +59,59 @@ pub struct Outcome {
     pub written: usize,
     /// What went wrong.
     pub problems: Vec<Problem>,
+    /// Something went wrong that may well pass: try again soon.
+    pub retry: bool,
+    /// Groups and kinds that cannot be listed now: nothing is known of their objects.
+    pub unlisted: BTreeSet<(String, String)>,
+}
+
+impl Outcome {
+    /// What came before, and this.
+    pub fn add(&mut self, other: Self) {
+        let Self { stored, written, problems, retry, unlisted } = other;
+        self.stored.extend(stored);
+        self.written += written;
+        self.problems.extend(problems);
+        self.retry |= retry;
+        self.unlisted.extend(unlisted);
+    }
+
+    fn note(&mut self, item: &Item, result: Result<(Value, bool), Failure>) {
+        match result {
+            Ok((stored, written)) => {
+                self.written += usize::from(written);
+                self.stored.push(stored);
+            }
+            Err(failure) => {
+                self.problems.push(Problem::about(item, failure.message));
+                self.retry |= failure.passes;
+            }
+        }
+    }
+
+    /// One kind that cannot be listed stops none of the others.
+    fn unlisted(items: &[&Item], error: &Error) -> Self {
+        Self {
+            problems: items.iter().map(|item| Problem::about(item, error.explain())).collect(),
+            retry: true,
+            unlisted: items.iter().map(|item| (item.id.group().to_owned(), item.id.kind.clone())).collect(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Why one object is not as git says.
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    /// It may well pass.
+    passes: bool,
 }
 
 /// Applies objects of whatever kinds; what is in step already is not written.
+///
+/// # Errors
+/// Only where the API server gives no answer.
 pub async fn apply(cluster: &Cluster, source: &Key, items: &[&Item], memo: &Memo) -> Result<Outcome, Error> {
     let mut outcome = Outcome::default();
     let mut kinds: BTreeMap<(&str, &str), Vec<&Item>> = BTreeMap::new();
@@ -71,49 +119,59 @@ pub async fn apply(cluster: &Cluster, source: &Key, items: &[&Item], memo: &Memo
         kinds.entry((&item.id.api_version, &item.id.kind)).or_default().push(item);
     }
     for ((api_version, kind), items) in kinds {
-        let resource = match cluster.resource(api_version, kind).await {
-            Ok(resource) => resource,
-            Err(error @ Error::NoSuchKind { .. }) => {
-                outcome.problems.extend(items.iter().map(|item| Problem::about(item, error.to_string())));
-                continue;
-            }
+        match found(cluster, source, api_version, kind).await {
+            Ok(found) => outcome.add(apply_kind(cluster, source, items, &found, memo).await),
+            Err(error) if error.is_answer() => outcome.add(Outcome::unlisted(&items, &error)),
             Err(error) => return Err(error),
-        };
-        let found = cluster.list(&resource, "", &selector(source)).await?;
-        let found: BTreeMap<(String, String), Value> = found
-            .into_iter()
-            .map(|object| {
-                let id = id_of(&object);
-                ((id.namespace, id.name), object)
-            })
-            .collect();
-        // Collected first: a stream over a closure that borrows does not satisfy `Send` for every lifetime.
-        let work: Vec<_> = items
-            .into_iter()
-            .map(|item| {
-                let found = found.get(&(item.id.namespace.clone(), item.id.name.clone()));
-                let problem = misplaced(item, resource.namespaced);
-                async move {
-                    let result = match problem {
-                        Some(problem) => Err(problem),
-                        None => settle(cluster, source, item, found, memo).await,
-                    };
-                    (item, result)
-                }
-            })
-            .collect();
-        let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
-        for (item, result) in results {
-            match result {
-                Ok((stored, written)) => {
-                    outcome.written += usize::from(written);
-                    outcome.stored.push(stored);
-                }
-                Err(message) => outcome.problems.push(Problem::about(item, message)),
-            }
         }
     }
     Ok(outcome)
+}
+
+/// The objects of one kind that a source applied, by namespace and name.
+struct Found {
+    namespaced: bool,
+    objects: BTreeMap<(String, String), Value>,
+}
+
+async fn found(cluster: &Cluster, source: &Key, api_version: &str, kind: &str) -> Result<Found, Error> {
+    let resource = cluster.resource(api_version, kind).await?;
+    let listed = cluster.list(&resource, cluster.reaches(), &selector(source)).await?;
+    let named = |object| {
+        let id = id_of(&object);
+        ((id.namespace, id.name), object)
+    };
+    Ok(Found { namespaced: resource.namespaced, objects: listed.into_iter().map(named).collect() })
+}
+
+async fn apply_kind(
+    cluster: &Cluster,
+    source: &Key,
+    items: Vec<&Item>,
+    found: &Found,
+    memo: &Memo,
+) -> Outcome {
+    // Collected first: a stream over a closure that borrows does not satisfy `Send` for every lifetime.
+    let work: Vec<_> = items
+        .into_iter()
+        .map(|item| {
+            let known = found.objects.get(&(item.id.namespace.clone(), item.id.name.clone()));
+            let problem = misplaced(item, found.namespaced);
+            async move {
+                let result = match problem {
+                    Some(message) => Err(Failure { message, passes: false }),
+                    None => settle(cluster, source, item, known, memo).await,
+                };
+                (item, result)
+            }
+        })
+        .collect();
+    let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
+    let mut outcome = Outcome::default();
+    for (item, result) in results {
+        outcome.note(item, result);
+    }
+    outcome
 }
 
 fn misplaced(item: &Item, namespaced: bool) -> Option<String> {
@@ -136,7 +194,7 @@ async fn settle(
     item: &Item,
     found: Option<&Value>,
     memo: &Memo,
-) -> Result<(Value, bool), String> {
+) -> Result<(Value, bool), Failure> {
     let mut desired = labelled(&item.value, source);
     let mut written = false;
     let mut found = found.cloned();
@@ -144,12 +202,7 @@ async fn settle(
         // First the revocation: between the two writes the image must not count as approved.
         let forgotten = found.as_ref().is_some_and(is_forgotten);
         if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None, None)) {
-            found = Some(
-                cluster
-                    .apply(&revocation, REVOCATION_FIELD_MANAGER)
-                    .await
-                    .map_err(|error| error.explain())?,
-            );
+            found = Some(write_revocation(cluster, &revocation).await?);
             written = true;
         }
         if let Some(spec) = desired["spec"].as_object_mut() {
@@ -165,9 +218,44 @@ async fn settle(
     if let Some(found) = found.filter(as_said) {
         return Ok((found, written));
     }
-    let stored = cluster.apply(&desired, MANAGER).await.map_err(|error| said(item, &error))?;
+    let failure = |error: Error| Failure { message: said(item, &error), passes: error.passes() };
+    let stored = cluster.apply(&desired, MANAGER).await.map_err(failure)?;
     memo.lock().insert(item.id.clone(), Applied::new(&desired, &stored));
     Ok((stored, true))
+}
+
+/// A revocation is tried again soon, whatever stands in its way.
+async fn write_revocation(cluster: &Cluster, revocation: &Value) -> Result<Value, Failure> {
+    let failure = |error: Error| Failure { message: error.explain(), passes: true };
+    cluster.apply(revocation, REVOCATION_FIELD_MANAGER).await.map_err(failure)
+}
+
+/// Applies the revocations of objects, and nothing else of them; those that are known already need nothing.
+pub async fn revoke(ctx: &Ctx, cluster: &Cluster, source: &Key, items: &[&Item]) -> Outcome {
+    let new: Vec<&Item> = {
+        let memory = ctx.memory.read();
+        items.iter().copied().filter(|item| !is_revoked(&memory.ledger, &item.id)).collect()
+    };
+    let work: Vec<_> = new
+        .into_iter()
+        .filter_map(|item| Some((item, revocation(&item.value)?)))
+        .map(|(item, revocation)| async move {
+            tracing::warn!(source = source.1, object = %item.id, "revoked, whatever else of its commit counts");
+            (item, write_revocation(cluster, &revocation).await)
+        })
+        .collect();
+    let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
+    let mut outcome = Outcome::default();
+    for (item, result) in results {
+        outcome.note(item, result.map(|stored| (stored, true)));
+    }
+    outcome
+}
+
+/// Whether the record of an object is revoked, as far as the watch has shown.
+pub fn is_revoked(ledger: &Ledger, id: &ObjectId) -> bool {
+    let key = RecordKey { namespace: id.namespace.clone(), name: id.name.clone() };
+    id.kind == "ApprovedImage" && ledger.get(&key).is_some_and(|record| record.revocation.is_some())
 }
 
 /// What the API server said. Its words about a Secret may hold what is in it.
@@ -199,71 +287,6 @@ fn is_forgotten(object: &Value) -> bool {
     let said =
         object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(FORGET_REVOCATION));
     said.is_some() && said == object.pointer("/spec/digest")
-}
-
-/// Deletes what the source does not say any more. Answers with what stays in its inventory for now.
-pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTreeSet<ObjectId>, Vec<Problem>) {
-    let needed = named_by_releases(ctx);
-    let mut kept = BTreeSet::new();
-    let mut problems = Vec::new();
-    for id in gone {
-        if needed.contains(&(id.kind.clone(), id.namespace.clone(), id.name.clone())) {
-            tracing::info!(object = %id, "not pruned: a kept release of a workload names it");
-            kept.insert(id.clone());
-            continue;
-        }
-        if let Err(error) = prune_one(&ctx.cluster, source, id).await {
-            kept.insert(id.clone());
-            problems.push(Problem {
-                path: String::new(),
-                line: None,
-                document: None,
-                object: Some(id.to_string()),
-                message: format!("cannot be pruned: {}", error.explain()),
-            });
-        }
-    }
-    (kept, problems)
-}
-
-async fn prune_one(cluster: &Cluster, source: &Key, id: &ObjectId) -> Result<(), Error> {
-    let found = match cluster.get(id).await {
-        // With its definition went the object.
-        Ok(None) | Err(Error::NoSuchKind { .. }) => return Ok(()),
-        Ok(Some(found)) => found,
-        Err(error) => return Err(error),
-    };
-    let label = |name: &str| found.pointer("/metadata/labels").and_then(|labels| labels[name].as_str());
-    let ours =
-        label(SOURCE_NAME) == Some(source.1.as_str()) && label(SOURCE_NAMESPACE) == Some(source.0.as_str());
-    let said = found.pointer("/metadata/annotations").and_then(|annotations| annotations[PRUNE].as_str());
-    let precious =
-        ["Namespace", "CustomResourceDefinition", "PersistentVolumeClaim"].contains(&id.kind.as_str());
-    let allowed = if precious { said == Some("enabled") } else { said != Some("disabled") };
-    match found.pointer("/metadata/uid").and_then(Value::as_str) {
-        Some(uid) if ours && allowed => {
-            tracing::info!(object = %id, "pruned");
-            cluster.delete(id, uid).await
-        }
-        Some(_) | None => {
-            tracing::info!(object = %id, ours, "left in place, and no longer this source's");
-            Ok(())
-        }
-    }
-}
-
-/// The ConfigMaps and Secrets that templates of kept releases name: `(kind, namespace, name)`.
-fn named_by_releases(ctx: &Ctx) -> BTreeSet<(String, String, String)> {
-    let memory = ctx.memory.read();
-    memory
-        .histories
-        .iter()
-        .filter(|(_, tracked)| tracked.history.gone_since.is_none())
-        .flat_map(|(id, tracked)| {
-            let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
-            templates.flat_map(named_config).map(|(kind, name)| (kind.to_owned(), id.namespace.clone(), name))
-        })
-        .collect()
 }
 
 /// The order of a sync: what others need comes first; revocations before approvals.

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
+use super::apply::revocation;
 use crate::{
     adapters::{
         cluster::id_of,
@@ -39,6 +40,13 @@ pub struct Item {
     pub line: usize,
 }
 
+impl Item {
+    /// Whether it carries a revocation.
+    pub fn revokes(&self) -> bool {
+        revocation(&self.value).is_some()
+    }
+}
+
 /// Something in a source that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
@@ -55,6 +63,12 @@ pub struct Problem {
 }
 
 impl Problem {
+    /// Something wrong that no file is the place of.
+    pub fn general(message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { path: String::new(), line: None, document: None, object: None, message }
+    }
+
     /// Something wrong with an object.
     pub fn about(item: &Item, message: impl Into<String>) -> Self {
         Self {
@@ -69,17 +83,13 @@ impl Problem {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.path)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        let line = self.line.map_or_else(String::new, |line| format!(":{line}"));
+        let place = Some(format!("{}{line}", self.path)).filter(|place| !place.is_empty());
+        let document = self.document.map(|document| format!("document {document}"));
+        for part in [place, document, self.object.clone()].into_iter().flatten() {
+            write!(f, "{part}: ")?;
         }
-        if let Some(document) = self.document {
-            write!(f, ": document {document}")?;
-        }
-        if let Some(object) = &self.object {
-            write!(f, ": {object}")?;
-        }
-        write!(f, ": {}", self.message)
+        f.write_str(&self.message)
     }
 }
 
@@ -93,6 +103,8 @@ pub struct Content {
     pub items: Vec<Item>,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// Revocations on objects that stand twice. The first of the two counts, but a revocation counts wherever it stands.
+    pub more_revocations: Vec<Item>,
     /// Documents that are no Kubernetes objects.
     pub skipped: usize,
     /// Some file could not be read whole: what is absent may only be unreadable.
@@ -100,6 +112,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// The objects that carry a revocation.
+    pub fn revoking(&self) -> Vec<&Item> {
+        self.items.iter().filter(|item| item.revokes()).chain(&self.more_revocations).collect()
+    }
+
     /// What the objects are.
     pub fn inventory(&self) -> Inventory {
         self.items.iter().map(|item| item.id.clone()).collect()
@@ -127,16 +144,11 @@ impl Files {
         let mut content = Content::default();
         for refused in &tree.refused {
             content.partial = true;
-            content.problems.push(Problem {
-                path: refused.path.clone(),
-                line: None,
-                document: None,
-                object: None,
-                message: refused.reason.to_string(),
-            });
+            let problem = Problem::general(refused.reason.to_string());
+            content.problems.push(Problem { path: refused.path.clone(), ..problem });
         }
         let mut now = BTreeMap::new();
-        let mut seen: BTreeMap<(String, String, String, String), String> = BTreeMap::new();
+        let mut seen: BTreeMap<ObjectId, String> = BTreeMap::new();
         for entry in tree.entries {
             let key = (entry.path.clone(), entry.blob);
             let known = self.0.lock().get(&key).cloned();
@@ -149,20 +161,17 @@ impl Files {
             content.problems.extend(file.problems.iter().cloned());
             if content.items.len() + file.items.len() > OBJECTS {
                 content.partial = true;
-                content.problems.push(Problem {
-                    path: entry.path.clone(),
-                    line: None,
-                    document: None,
-                    object: None,
-                    message: format!(
-                        "the source holds more than {OBJECTS} objects; split it into several sources"
-                    ),
-                });
+                let problem = Problem::general(format!(
+                    "the source holds more than {OBJECTS} objects; split it into several sources"
+                ));
+                content.problems.push(Problem { path: entry.path.clone(), ..problem });
                 break;
             }
             for item in &file.items {
                 let at = format!("{}:{}", item.path, item.line);
-                match seen.entry(item.id.identity()) {
+                // Two versions of one object are one.
+                let same = ObjectId { api_version: item.id.group().to_owned(), ..item.id.clone() };
+                match seen.entry(same) {
                     std::collections::btree_map::Entry::Vacant(slot) => {
                         slot.insert(at);
                         content.items.push(item.clone());
@@ -171,6 +180,7 @@ impl Files {
                         let message =
                             format!("the same object stands in {}, which counts; remove one", first.get());
                         content.problems.push(Problem::about(item, message));
+                        content.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
                     }
                 }
             }

@@ -1,4 +1,8 @@
 //! Where inventories are kept: in ConfigMaps of the root namespace, compressed and split.
+//!
+//! Every time one is stored its parts get new names, and the older ones go last: a crash in between leaves the older whole.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -8,7 +12,7 @@ use crate::{
     adapters::cluster::{Cluster, Error, id_of},
     controllers::memory::Key,
     domain::{
-        inventory::{Inventory, decode, encode},
+        inventory::{Inventory, ObjectId, Part, newest, parts},
         ownership::MANAGER,
     },
 };
@@ -17,37 +21,67 @@ use crate::{
 pub const LABEL: &str = "countersign.dev/inventory";
 /// The annotation that says whose it is.
 const SOURCE: &str = "countersign.dev/source";
+/// How the names of these ConfigMaps begin.
+const NAME: &str = "countersign-inventory-";
 
-/// Every inventory that is stored, and what cannot be read.
-pub async fn load(cluster: &Cluster, root: &str) -> Result<(Vec<(Key, Inventory)>, Vec<String>), Error> {
-    let resource = cluster.resource("v1", "ConfigMap").await?;
-    let mut parts: std::collections::BTreeMap<Key, Vec<(u64, Vec<u8>)>> = std::collections::BTreeMap::new();
-    let mut problems = Vec::new();
-    for object in cluster.list(&resource, root, LABEL).await? {
-        let name = id_of(&object).name;
-        match read_part(&object) {
-            Some((key, number, bytes)) => parts.entry(key).or_default().push((number, bytes)),
-            None => problems.push(format!("ConfigMap {root}/{name} is labelled as an inventory and is none")),
-        }
-    }
-    let mut found = Vec::new();
-    for (key, mut parts) in parts {
-        parts.sort();
-        let parts: Vec<Vec<u8>> = parts.into_iter().map(|(_, bytes)| bytes).collect();
-        match decode(&parts) {
-            Ok(inventory) => found.push((key, inventory)),
-            Err(error) => problems.push(format!("the inventory of GitSource {}/{}: {error}", key.0, key.1)),
-        }
-    }
-    Ok((found, problems))
+/// What is stored.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The inventories that can be read.
+    pub inventories: BTreeMap<Key, Inventory>,
+    /// Sources of which none can be read.
+    pub lost: Vec<String>,
 }
 
-fn read_part(object: &Value) -> Option<(Key, u64, Vec<u8>)> {
+/// Every inventory that is stored. What is no part of one, or of none that is whole, is told on and passed over.
+pub async fn load(cluster: &Cluster, root: &str) -> Result<Loaded, Error> {
+    let resource = cluster.resource("v1", "ConfigMap").await?;
+    let mut found: BTreeMap<Key, Vec<Part>> = BTreeMap::new();
+    let mut strange = Vec::new();
+    for object in cluster.list(&resource, root, LABEL).await? {
+        match read_part(&object) {
+            Some((key, part)) => found.entry(key).or_default().push(part),
+            None => strange.push(object),
+        }
+    }
+    let mut loaded = Loaded::default();
+    for (key, parts) in found {
+        let of = format!("the inventory of GitSource {}/{}", key.0, key.1);
+        match newest(parts) {
+            Ok((inventory, wrong)) => {
+                for error in wrong {
+                    tracing::warn!(%error, "{of}: a newer generation is not whole, and does not count");
+                }
+                loaded.inventories.insert(key, inventory);
+            }
+            Err(wrong) => loaded.lost.extend(wrong.iter().map(|error| format!("{of}: {error}"))),
+        }
+    }
+    for object in strange {
+        let name = id_of(&object).name;
+        let known = loaded.inventories.keys().any(|key| name.starts_with(&prefix(key)));
+        if name.starts_with(NAME) && !known {
+            loaded.lost.push(format!("ConfigMap {root}/{name} was a part of an inventory and is none"));
+        } else {
+            tracing::warn!(config_map = name, "it is labelled as an inventory, is none, and does not count");
+        }
+    }
+    Ok(loaded)
+}
+
+fn read_part(object: &Value) -> Option<(Key, Part)> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
     let source = object.pointer("/metadata/annotations")?.get(SOURCE)?.as_str()?;
     let (namespace, name) = source.split_once('/')?;
-    let number = object.pointer("/data/part")?.as_str()?.parse().ok()?;
-    let bytes = STANDARD.decode(object.pointer("/binaryData/inventory")?.as_str()?).ok()?;
-    Some(((namespace.to_owned(), name.to_owned()), number, bytes))
+    let key = (namespace.to_owned(), name.to_owned());
+    let part = Part {
+        generation: text("/data/generation")?.parse().ok()?,
+        number: text("/data/part")?.parse().ok()?,
+        count: text("/data/parts")?.parse().ok()?,
+        bytes: STANDARD.decode(text("/binaryData/inventory")?).ok()?,
+    };
+    // Copied under another name it would count twice.
+    (text("/metadata/name")? == part_name(&key, &part)).then_some((key, part))
 }
 
 /// Whether an object is a part of an inventory that can be read.
@@ -63,42 +97,91 @@ pub async fn store(cluster: &Cluster, root: &str, key: &Key, inventory: &Invento
         object: format!("the inventory of {}/{}", key.0, key.1),
         why: error.to_string(),
     };
-    let parts = encode(inventory).map_err(malformed)?;
-    for (number, bytes) in parts.iter().enumerate() {
+    let older = stored(cluster, root, key).await?;
+    let newest = older.iter().filter_map(read_part).map(|(_, part)| part.generation).max();
+    let mut written = BTreeSet::new();
+    for part in parts(inventory, newest.unwrap_or(0) + 1).map_err(malformed)? {
         let object = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {
-                "name": part_name(key, number), "namespace": root, "labels": {LABEL: label(key)},
+                "name": part_name(key, &part), "namespace": root, "labels": {LABEL: label(key)},
                 "annotations": {SOURCE: format!("{}/{}", key.0, key.1)},
             },
-            "data": {"part": number.to_string()},
-            "binaryData": {"inventory": STANDARD.encode(bytes)},
+            "data": {
+                "generation": part.generation.to_string(),
+                "part": part.number.to_string(), "parts": part.count.to_string(),
+            },
+            "binaryData": {"inventory": STANDARD.encode(&part.bytes)},
         });
         cluster.apply(&object, MANAGER).await?;
+        written.insert(part_name(key, &part));
     }
-    remove_from(cluster, root, key, parts.len()).await
+    delete(cluster, key, &older, &written).await
 }
 
 /// Removes the inventory of a source that is gone. What it applied stays.
 pub async fn remove(cluster: &Cluster, root: &str, key: &Key) -> Result<(), Error> {
-    remove_from(cluster, root, key, 0).await
+    delete(cluster, key, &stored(cluster, root, key).await?, &BTreeSet::new()).await
 }
 
-async fn remove_from(cluster: &Cluster, root: &str, key: &Key, first: usize) -> Result<(), Error> {
+async fn stored(cluster: &Cluster, root: &str, key: &Key) -> Result<Vec<Value>, Error> {
     let resource = cluster.resource("v1", "ConfigMap").await?;
-    for object in cluster.list(&resource, root, &format!("{LABEL}={}", label(key))).await? {
-        let beyond = read_part(&object).is_none_or(|(_, number, _)| number >= first as u64);
-        if let (true, Some(uid)) = (beyond, object.pointer("/metadata/uid").and_then(Value::as_str)) {
-            cluster.delete(&id_of(&object), uid).await?;
+    cluster.list(&resource, root, &format!("{LABEL}={}", label(key))).await
+}
+
+/// Deletes what is named like a part and is not among `kept`.
+async fn delete(
+    cluster: &Cluster,
+    key: &Key,
+    objects: &[Value],
+    kept: &BTreeSet<String>,
+) -> Result<(), Error> {
+    for object in objects {
+        let id = id_of(object);
+        let ours = id.name.starts_with(&prefix(key)) && !kept.contains(&id.name);
+        if let Some(uid) = object.pointer("/metadata/uid").and_then(Value::as_str).filter(|_| ours) {
+            cluster.delete(&id, uid).await?;
         }
     }
     Ok(())
+}
+
+/// Why git may not say an object: it would be read as an inventory, or take the place of one.
+pub fn reserved(root: &str, id: &ObjectId, object: &Value) -> Option<&'static str> {
+    let labelled = object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some());
+    let like_one = labelled || id.name.starts_with(NAME);
+    (id.api_version == "v1" && id.kind == "ConfigMap" && id.namespace == root && like_one).then_some(
+        "ConfigMaps like this one hold the inventories of sources, which the operator alone writes; rename it, and take \
+         off the label countersign.dev/inventory",
+    )
 }
 
 fn label(key: &Key) -> String {
     hex::encode(Sha256::digest(format!("{}/{}", key.0, key.1))).chars().take(16).collect()
 }
 
-fn part_name(key: &Key, number: usize) -> String {
-    format!("countersign-inventory-{}-{number}", label(key))
+fn prefix(key: &Key) -> String {
+    format!("{NAME}{}-", label(key))
+}
+
+fn part_name(key: &Key, part: &Part) -> String {
+    format!("{}{}-{}", prefix(key), part.generation, part.number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_says_no_inventories() {
+        let said = |namespace: &str, name: &str, labels: Value| {
+            let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": name, "namespace": namespace, "labels": labels}});
+            reserved("root", &id_of(&object), &object).is_some()
+        };
+        assert!(
+            said("root", "a", json!({LABEL: ""})) && said("root", "countersign-inventory-x-1-0", json!({}))
+        );
+        assert!(!said("root", "a", json!({})) && !said("shop", "a", json!({LABEL: ""})));
+    }
 }

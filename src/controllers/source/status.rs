@@ -3,9 +3,12 @@
 use kube::{Resource, ResourceExt};
 use kube_runtime::events::EventType;
 
-use super::{Error, content::Problem};
+use super::{Error, Failure, apply::Outcome, content::Problem, hold::annotated};
 use crate::{
-    adapters::{chain, cluster, git::Head},
+    adapters::{
+        chain, cluster,
+        git::{CommitId, Head},
+    },
     api::{
         GitSource, GitSourceStatus,
         annotation::{ACCEPT_COMMIT, RECONCILE_REQUESTED_AT},
@@ -13,10 +16,17 @@ use crate::{
         fit_status,
         git_source::{HeldBack as WireHeldBack, SourceProblem},
     },
-    controllers::{Ctx, now},
+    controllers::{
+        Ctx,
+        memory::Key,
+        now,
+        receive::{self, Listening},
+    },
     domain::{
         condition::{Condition, READY, STALLED, Status, merge},
+        dependency::Wait,
         guard::HeldBack,
+        reach::Refusal,
     },
     telemetry::metrics::SyncOutcome,
 };
@@ -34,8 +44,21 @@ pub(super) struct Verdict {
     attempted: Option<String>,
     /// What was applied; absent: nothing new.
     applied: Option<Applied>,
-    held: Option<WireHeldBack>,
+    held: Held,
+    /// The acceptance that was acted on.
+    accepted: Option<CommitId>,
     problems: Vec<Problem>,
+}
+
+/// Whether the head is held back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Nothing new is known of it.
+    AsBefore,
+    /// It is not.
+    Free,
+    /// It is.
+    Back(WireHeldBack),
 }
 
 struct Applied {
@@ -54,14 +77,28 @@ impl Verdict {
         ])
     }
 
-    pub fn outside_root(root: &str) -> Self {
-        let message = format!(
-            "sources count in the namespace {root} only: in this version they apply with the operator's own rights; move it there"
-        );
+    pub fn refused(refusal: Refusal) -> Self {
+        let Refusal { reason, message } = refusal;
         Self::silent(vec![
-            Condition::new(READY, Status::False, "OutsideRootNamespace", message.clone()),
-            Condition::new(STALLED, Status::True, "OutsideRootNamespace", message),
+            Condition::new(READY, Status::False, reason, message.clone()),
+            Condition::new(STALLED, Status::True, reason, message),
         ])
+    }
+
+    /// Other sources come first. Its revocations were applied.
+    pub fn waiting(wait: &Wait, outcome: Outcome) -> Self {
+        let message = format!("{wait}; its revocations count");
+        let mut conditions =
+            vec![Condition::new(READY, Status::False, "DependencyNotReady", message.clone())];
+        if matches!(wait, Wait::Cycle(_)) {
+            conditions.push(Condition::new(STALLED, Status::True, "DependencyCycle", message));
+        }
+        Self {
+            outcome: SyncOutcome::Unchanged,
+            retry: outcome.retry,
+            problems: outcome.problems,
+            ..Self::silent(conditions)
+        }
     }
 
     fn silent(conditions: Vec<Condition>) -> Self {
@@ -71,13 +108,14 @@ impl Verdict {
             conditions,
             attempted: None,
             applied: None,
-            held: None,
+            held: Held::AsBefore,
+            accepted: None,
             problems: Vec::new(),
         }
     }
 
-    pub fn failed(error: &Error) -> Self {
-        let (reason, message) = match error {
+    pub fn failed(failure: Failure) -> Self {
+        let (reason, message) = match &failure.error {
             Error::Git(error) => (error.reason(), chain(error)),
             Error::Cluster(error) => ("ApplyFailed", error.explain()),
             Error::NotYet(message) => ("NotYet", message.clone()),
@@ -85,46 +123,31 @@ impl Verdict {
         Self {
             outcome: SyncOutcome::Failed,
             retry: true,
+            held: failure.held,
             ..Self::silent(vec![Condition::new(READY, Status::False, reason, message)])
         }
     }
 
-    pub fn held(head: &Head, held: HeldBack, problems: Vec<Problem>) -> Self {
+    pub fn held(head: &Head, held: HeldBack, outcome: Outcome) -> Self {
         let commit = head.commit.to_string();
-        let message = format!(
-            "commit {} is held back: {}. Its revocations count. To apply it: set the annotation {ACCEPT_COMMIT}: {commit}",
-            short(&commit),
-            held.message
-        );
         Self {
             outcome: SyncOutcome::HeldBack,
-            retry: false,
-            conditions: vec![
-                Condition::new(READY, Status::False, held.reason, message.clone()),
-                Condition::new("HeldBack", Status::True, held.reason, message),
-            ],
+            retry: outcome.retry,
             attempted: Some(commit.clone()),
-            applied: None,
-            held: Some(WireHeldBack {
+            held: Held::Back(WireHeldBack {
                 commit,
                 reason: held.reason.to_owned(),
                 message: held.message,
                 withdrawals: u32::try_from(held.withdrawals).unwrap_or(u32::MAX),
                 prunes: u32::try_from(held.prunes).unwrap_or(u32::MAX),
             }),
-            problems,
+            problems: outcome.problems,
+            ..Self::silent(Vec::new())
         }
     }
 
-    pub fn applied(
-        head: &Head,
-        objects: usize,
-        workloads: usize,
-        skipped: usize,
-        problems: Vec<Problem>,
-        changed: bool,
-    ) -> Self {
-        let commit = head.commit.to_string();
+    pub fn applied(head: &Head, objects: usize, workloads: usize, skipped: usize, outcome: Outcome) -> Self {
+        let (commit, problems) = (head.commit.to_string(), outcome.problems);
         let ready = if let Some(first) = problems.first() {
             let message =
                 format!("commit {}: {} problems; the first: {first}", short(&commit), problems.len());
@@ -134,15 +157,56 @@ impl Verdict {
             Condition::new(READY, Status::True, "Applied", message)
         };
         Self {
-            outcome: if changed { SyncOutcome::Applied } else { SyncOutcome::Unchanged },
-            retry: false,
-            conditions: vec![ready],
+            outcome: if outcome.written > 0 { SyncOutcome::Applied } else { SyncOutcome::Unchanged },
+            retry: outcome.retry,
             attempted: Some(commit.clone()),
             applied: Some(Applied { commit, objects, workloads, skipped }),
-            held: None,
+            held: Held::Free,
             problems,
+            ..Self::silent(vec![ready])
         }
     }
+
+    /// The same, by the word of a person.
+    pub fn acting_on(self, accepted: Option<CommitId>) -> Self {
+        Self { accepted, ..self }
+    }
+
+    /// What stands of the head, given what stood before.
+    fn held_back(&self, before: &GitSourceStatus) -> Option<WireHeldBack> {
+        match &self.held {
+            Held::AsBefore => before.held_back.clone(),
+            Held::Free => None,
+            Held::Back(held) => Some(held.clone()),
+        }
+    }
+
+    fn conditions(&self, source: &GitSource, held: Option<&WireHeldBack>) -> Vec<Condition> {
+        let Some(held) = held else { return self.conditions.clone() };
+        let message = held_message(source, held);
+        let mut conditions =
+            vec![Condition::new("HeldBack", Status::True, held.reason.as_str(), message.clone())];
+        if matches!(self.held, Held::Back(_)) {
+            conditions.push(Condition::new(READY, Status::False, held.reason.as_str(), message));
+        }
+        conditions.extend(self.conditions.iter().cloned());
+        conditions
+    }
+}
+
+fn held_message(source: &GitSource, held: &WireHeldBack) -> String {
+    let commit = &held.commit;
+    let spent = annotated(source).is_some_and(|said| said.to_string() == *commit);
+    let anew = if spent {
+        "remove the annotation, which was acted on before, and set it again:"
+    } else {
+        "set the annotation"
+    };
+    format!(
+        "commit {} is held back: {}. Its revocations count. To apply it: {anew} {ACCEPT_COMMIT}: {commit}",
+        short(commit),
+        held.message
+    )
 }
 
 fn short(commit: &str) -> &str {
@@ -156,12 +220,17 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     let old = now_known.or_else(|| source.status.clone()).unwrap_or_default();
     let recorded: Vec<_> = old.conditions.iter().map(from_api).collect();
     let generation = source.metadata.generation.unwrap_or(0);
-    let merged = merge(&recorded, &verdict.conditions, generation, now());
+    let held = verdict.held_back(&old);
+    let mut said = verdict.conditions(source, held.as_ref());
+    said.extend(receiver(ctx, source, &key));
+    let merged = merge(&recorded, &said, generation, now());
+    let accepted = verdict.accepted.map(|commit| commit.to_string()).or_else(|| old.accepted_commit.clone());
     let mut status = GitSourceStatus {
         observed_generation: Some(generation),
         conditions: merged.conditions.iter().map(to_api).collect(),
         last_handled_reconcile_at: source.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
-        held_back: verdict.held.clone(),
+        accepted_commit: accepted.filter(|_| source.annotations().contains_key(ACCEPT_COMMIT)),
+        held_back: held,
         ..old.clone()
     };
     if let Some(attempted) = &verdict.attempted {
@@ -190,7 +259,57 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
         tracing::info!(source = key.1, reason, message, "source");
         ctx.trail.event(source.object_ref(&()), type_, &reason, "Sync", &message);
     }
+    let is_ready = |status: &GitSourceStatus| ready(status).is_some_and(|(state, ..)| state == "True");
+    if is_ready(&status) && !is_ready(&old) {
+        wake_dependents(ctx, &key);
+    }
     // The watch may be late; the next sync must not take the old status for the present one.
+    if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
+        std::sync::Arc::make_mut(known).status = Some(status);
+    }
+    Ok(())
+}
+
+/// Sources that wait for this one are looked at.
+fn wake_dependents(ctx: &Ctx, key: &Key) {
+    let memory = ctx.memory.read();
+    let waits = |source: &GitSource| source.spec.depends_on.iter().any(|other| other.name == key.1);
+    for (other, _) in memory.sources.iter().filter(|(other, source)| other.0 == key.0 && waits(source)) {
+        ctx.sources.after(other.clone(), std::time::Duration::from_millis(50));
+    }
+}
+
+/// Whether pushes to the source are received, and where; said only of one that is to receive them.
+fn receiver(ctx: &Ctx, source: &GitSource, key: &Key) -> Option<Condition> {
+    source.spec.receiver.as_ref()?;
+    Some(match ctx.receivers.state(key) {
+        Listening::Ready => {
+            let message = format!("pushes are received at {}", receive::path(key));
+            Condition::new("Receiver", Status::True, "Listening", message)
+        }
+        Listening::Wrong(why) => Condition::new("Receiver", Status::False, "TokenUnusable", why),
+        Listening::Off => {
+            let message = "the operator receives no pushes: start it with --receiver-addr";
+            Condition::new("Receiver", Status::False, "NotServed", message)
+        }
+    })
+}
+
+/// Notes, before workloads are handed over, of which commit they are: what is begun is gone on with after a restart.
+pub(super) async fn note_published(
+    ctx: &Ctx,
+    source: &GitSource,
+    commit: CommitId,
+) -> Result<(), cluster::Error> {
+    let key = (source.namespace().unwrap_or_default(), source.name_any());
+    let known = ctx.memory.read().sources.get(&key).and_then(|known| known.status.clone());
+    let commit = commit.to_string();
+    let mut status = known.or_else(|| source.status.clone()).unwrap_or_default();
+    if status.published_commit.as_ref() == Some(&commit) {
+        return Ok(());
+    }
+    status.published_commit = Some(commit);
+    ctx.cluster.report::<GitSource, _>(&key.0, &key.1, &status).await?;
     if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
         std::sync::Arc::make_mut(known).status = Some(status);
     }

@@ -17,14 +17,14 @@ use super::content::{Item, workload_id};
 use crate::{
     controllers::{Ctx, memory::State, now},
     domain::{
-        image::Digest,
+        image::{Digest, ImageRef, Repository, Tag},
         policy::Judge,
-        workload::{WorkloadId, images},
+        workload::{Images, WorkloadId, images},
     },
 };
 
-/// How long a rollback waits for the successor at most.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a rollback waits for the successor at most, and a revocation for its approval.
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a commit revokes, and is not known to be revoked.
 pub(super) fn newly_revoked(ctx: &Ctx, revocations: &[&Item]) -> BTreeSet<Digest> {
@@ -39,20 +39,47 @@ pub(super) fn newly_revoked(ctx: &Ctx, revocations: &[&Item]) -> BTreeSet<Digest
     revocations.iter().filter_map(digest).filter(|digest| !known.contains(digest)).collect()
 }
 
-/// The workloads that run one of these digests, and of which the commit asks other images.
-pub(super) fn moving<'a>(ctx: &Ctx, workloads: &[&'a Item], revoked: &BTreeSet<Digest>) -> Vec<&'a Item> {
+/// The workloads that run one of these digests, and of which the commit asks other images: by another reference, or by a tag
+/// that an approval in it claims for another digest.
+pub(super) fn moving<'a>(
+    ctx: &Ctx,
+    workloads: &[&'a Item],
+    rules: &[&Item],
+    revoked: &BTreeSet<Digest>,
+) -> Vec<&'a Item> {
     if revoked.is_empty() {
         return Vec::new();
     }
+    let claimed = claimed(rules, revoked);
     let memory = ctx.memory.read();
     let moves = |item: &&&Item| {
         let Some(id) = workload_id(&item.id) else { return false };
         let runs = memory.findings.get(&id).is_some_and(|finding| !finding.runs.is_disjoint(revoked));
         let asked = memory.desired.get(&id).and_then(|desired| desired.manifest.as_ref());
         let of = |object: &Value| id.kind.template_of(object).map(images);
-        runs && asked.is_some_and(|asked| of(&asked.object) != of(&item.value))
+        let wants = of(&item.value);
+        let reclaimed = wants.iter().flat_map(Images::values).any(|text| names_one(text, &claimed));
+        runs && asked.is_some_and(|asked| reclaimed || of(&asked.object) != wants)
     };
     workloads.iter().filter(moves).copied().collect()
+}
+
+/// The tags that approvals claim for digests that are not revoked.
+fn claimed(rules: &[&Item], revoked: &BTreeSet<Digest>) -> BTreeSet<(Repository, Tag)> {
+    let claim = |item: &&Item| {
+        let said = |field: &str| item.value.pointer("/spec")?.get(field)?.as_str();
+        let digest: Digest = said("digest")?.parse().ok()?;
+        let claim = (said("image")?.parse().ok()?, said("tag")?.parse().ok()?);
+        (!revoked.contains(&digest)).then_some(claim)
+    };
+    rules.iter().filter_map(claim).collect()
+}
+
+/// Whether a reference is one of these tags, and names no digest.
+fn names_one(text: &str, claimed: &BTreeSet<(Repository, Tag)>) -> bool {
+    let Ok(reference) = text.parse::<ImageRef>() else { return false };
+    let tag = reference.effective_tag().filter(|_| reference.digest.is_none());
+    tag.is_some_and(|tag| claimed.contains(&(reference.repository, tag)))
 }
 
 /// Makes the looks at those workloads wait whose new images are all permitted now, and not among what is revoked.

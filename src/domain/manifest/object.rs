@@ -6,6 +6,7 @@ use super::{
     Document, ManifestError, Parsed, Problem,
     tree::{Id, Tree},
 };
+use crate::domain::inventory::{is_name, is_namespace};
 
 /// A Kubernetes object of a manifest: its `apiVersion`, `kind` and `metadata.name` are known to be text.
 #[derive(Debug, Clone, PartialEq)]
@@ -199,7 +200,7 @@ fn text(value: &Value, path: &[&str], place: &Place<'_, '_>) -> Result<String, P
         Value::String(text) if text.is_empty() => {
             wrong(format!("`{field}` is empty; expected text; fill it in"))
         }
-        Value::String(text) if !is_segment(text, &field) => wrong(format!(
+        Value::String(text) if !is_well_formed(text, &field) => wrong(format!(
             "`{field}` has characters that no such field may have; expected a name; correct it"
         )),
         Value::String(text) => Ok(text.clone()),
@@ -213,9 +214,11 @@ fn text(value: &Value, path: &[&str], place: &Place<'_, '_>) -> Result<String, P
     }
 }
 
-/// The API server's rule for every name (`ValidatePathSegmentName`), and nothing that would break a line of output.
-fn is_segment(text: &str, field: &str) -> bool {
-    let slash = field == "apiVersion";
-    let bad = |c: char| c == '%' || c.is_whitespace() || c.is_control() || (c == '/' && !slash);
-    text.len() <= 253 && text != "." && text != ".." && !text.contains(bad)
+/// Whether the text can be what its field says. A name becomes a part of a path, and must not become another path.
+fn is_well_formed(text: &str, field: &str) -> bool {
+    match field {
+        "metadata.namespace" => is_namespace(text),
+        "apiVersion" => text.len() <= 253 && text.split('/').all(is_name),
+        _ => is_name(text),
+    }
 }

@@ -87,6 +87,27 @@ fn missing_and_unquoted_fields_are_named_with_their_line() {
     }
 }
 
+/// If this fails, a manifest that a policy reads as one object is applied to another path of the API.
+#[test]
+fn names_that_could_be_more_than_a_segment_of_a_path_are_refused() {
+    let of = |name: &str, namespace: &str| {
+        read(&format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: '{name}', namespace: '{namespace}'}}\n"
+        ))
+    };
+    for name in ["a", "system:node-proxier", "widgets.shop.example", "A_b-1"] {
+        assert_eq!(names(&of(name, "shop")), [name]);
+    }
+    for name in ["a?fieldManager=x", "a#b", "a/b", "..", "a%2fb", "a;b", "a b", "é"] {
+        let errors = of(name, "shop").errors;
+        assert!(errors.len() == 1 && errors[0].message.contains("metadata.name"), "{name}: {errors:?}");
+    }
+    for namespace in ["kube-system/configmaps/x?", "kube-system#", "..", "a.b", "A", "-a", "é"] {
+        let errors = of("a", namespace).errors;
+        assert!(errors.len() == 1 && errors[0].message.contains("metadata.namespace"), "{namespace}");
+    }
+}
+
 #[test]
 fn an_empty_namespace_is_none() {
     let parsed = read("apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: ''}\n");

@@ -292,7 +292,8 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
             }
             let step = if only_pins(template, wanted, target.step) { Step::Pin } else { target.step };
             let change = Change::Apply { object, take_over: live.others_own_pod_spec };
-            let back = matches!(step, Step::RollBack | Step::Hold) && images(template) != images(wanted);
+            let back = matches!(step, Step::RollBack | Step::Hold | Step::Keep)
+                && images(template) != images(wanted);
             let instead = back.then(|| Change::Template(wanted.clone()));
             Some(Action { step, change, expect, instead })
         }

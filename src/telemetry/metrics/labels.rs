@@ -62,6 +62,15 @@ label! {
     }
 }
 label! {
+    /// What became of a message that something was pushed.
+    PushOutcome "outcome" {
+        /// It shows the token of its source, which is looked at.
+        Accepted = "accepted",
+        /// It does not.
+        Refused = "refused",
+    }
+}
+label! {
     /// What became of an action.
     ActionOutcome "outcome" {
         /// The cluster took it.

@@ -16,6 +16,7 @@ pub struct Operator<'a> {
     name: &'static str,
     settings: Vec<(&'static str, String)>,
     pub metrics_port: u16,
+    pub receiver_port: u16,
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
@@ -52,7 +53,7 @@ impl<'a> Operator<'a> {
     pub fn named(plane: &'a ControlPlane, name: &'static str) -> Self {
         let cache = if name == "countersign" { "cache".to_owned() } else { format!("cache-{name}") };
         let settings = vec![("COUNTERSIGN_CACHE_DIR", plane.directory().join(cache).display().to_string())];
-        Self { plane, name, settings, metrics_port: free_port() }
+        Self { plane, name, settings, metrics_port: free_port(), receiver_port: free_port() }
     }
 
     /// With an environment variable.
@@ -109,6 +110,7 @@ impl<'a> Operator<'a> {
             .env("KUBECONFIG", self.plane.kubeconfig_path())
             .env("COUNTERSIGN_ROOT_NAMESPACE", ROOT)
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
+            .env("COUNTERSIGN_RECEIVER_ADDR", format!("127.0.0.1:{}", self.receiver_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
             .env("COUNTERSIGN_LOG", "countersign=debug,info")
             .envs(self.settings.iter().map(|(variable, value)| (variable, value)));
