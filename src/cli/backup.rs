@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, id_of},
-    api::{REVOCATION_FIELD_MANAGER, ReleaseHistory},
+    api::{REVOCATION_FIELD_MANAGER, ReleaseHistory, annotation::FORGET_REVOCATION},
     controllers::source::{apply::revocation, inventory},
     domain::ownership::MANAGER,
 };
@@ -69,10 +69,17 @@ async fn collect(cluster: &Cluster, root: &str) -> anyhow::Result<Vec<Value>> {
     let histories = list(OURS, "ReleaseHistory", root, "").await.context("cannot read the histories")?;
     let inventories =
         list("v1", "ConfigMap", root, inventory::LABEL).await.context("cannot read the inventories")?;
-    let revocations = approvals.iter().filter_map(revocation);
+    let revocations = approvals.iter().filter_map(standing_revocation);
     let histories = histories.iter().map(|object| bare(object, &["spec", "status"]));
     let inventories = inventories.iter().map(|object| bare(object, &["data", "binaryData"]));
     Ok(revocations.chain(inventories).chain(histories).collect())
+}
+
+/// The revocation of an approval, unless a person let it go.
+fn standing_revocation(approval: &Value) -> Option<Value> {
+    let said = approval.pointer("/metadata/annotations").and_then(|said| said.get(FORGET_REVOCATION));
+    let forgotten = said.is_some() && said == approval.pointer("/spec/digest");
+    if forgotten { None } else { revocation(approval) }
 }
 
 const OURS: &str = "countersign.dev/v1alpha1";
@@ -216,6 +223,22 @@ mod tests {
     fn problem(items: &Value) -> String {
         let text = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
         parse(&text, "root").err().map(|error| format!("{error:#}")).unwrap_or_default()
+    }
+
+    /// If this fails, a restore brings back revocations that a person has let go, or loses others.
+    #[test]
+    fn revocations_are_kept_unless_they_were_let_go() {
+        let approval = |annotation: &str| {
+            json!({
+                "apiVersion": OURS, "kind": "ApprovedImage",
+                "metadata": {"name": "a", "namespace": "root", "annotations": {FORGET_REVOCATION: annotation}},
+                "spec": {"image": "registry.example/a", "digest": "sha256:aa", "revocation": {"reason": "bad"}, "tag": "1"},
+            })
+        };
+        assert_eq!(standing_revocation(&approval("sha256:aa")), None);
+        let kept = standing_revocation(&approval("sha256:bb")).unwrap();
+        assert_eq!(kept["spec"]["revocation"]["reason"], "bad");
+        assert_eq!(kept["spec"].get("tag"), None, "that is its source's to say");
     }
 
     /// If this fails, half a backup is restored before somebody notices that it is none.

@@ -2,7 +2,8 @@
 //!
 //! It stands in the client, below everything that writes, and looks at a clock that goes on while the process is frozen and
 //! while the machine sleeps. It needs no word from whoever renews the lease: a process that was stopped for a minute finds it shut
-//! with its first instruction.
+//! with its first instruction. Writes have connections of their own, and it is looked at where these go on: a request that has passed
+//! every queue of the process, and waits for its turn to be written to the socket, is still held.
 //!
 //! # Caveats
 //! A write that had reached the socket when the process froze takes effect, as does one that waits in an API server which
@@ -10,6 +11,7 @@
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,8 +22,12 @@ use std::{
 
 use futures::future::BoxFuture;
 use http::Request;
-use kube::{Client, Config, client::ClientBuilder};
-use tower::{BoxError, Layer, Service};
+use hyper::rt::Executor;
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder},
+};
+use tower::{BoxError, Service, service_fn};
 
 /// Time since the machine started, its sleep included; goes on while this process is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,21 +96,40 @@ impl Fence {
     /// # Errors
     /// What makes the configuration unusable.
     pub fn client(&self, config: Config) -> Result<Client, kube::Error> {
-        Ok(ClientBuilder::try_from(config)?.with_layer(self).build())
+        let namespace = config.default_namespace.clone();
+        let reads = Client::try_from(config.clone())?;
+        let writes = ClientBuilder::try_from((config, self.clone()))?.build();
+        let route = service_fn(move |request: Request<Body>| {
+            let client = if request.method().is_safe() { reads.clone() } else { writes.clone() };
+            async move { client.send(request).await }
+        });
+        Ok(ClientBuilder::new(Fenced { inner: route, fence: self.clone() }, namespace).build())
+    }
+
+    /// Goes on with some work as long as the fence is open, looked at each time.
+    async fn held<T>(self, work: impl Future<Output = T>) -> Result<T, Lapsed> {
+        let mut work = pin!(work);
+        poll_fn(move |context| match self.check() {
+            Ok(()) => work.as_mut().poll(context).map(Ok),
+            Err(lapsed) => Poll::Ready(Err(lapsed)),
+        })
+        .await
     }
 }
 
-impl<S> Layer<S> for Fence {
-    type Service = Fenced<S>;
-
-    fn layer(&self, inner: S) -> Fenced<S> {
-        Fenced { inner, fence: self.clone() }
+/// What a connection for writes does in the background, such as writing to its socket: with the fence it breaks off.
+impl<F> Executor<F> for Fence
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, connection: F) {
+        tokio::spawn(self.clone().held(connection));
     }
 }
 
 /// A service whose writes are held.
 #[derive(Clone, Debug)]
-pub struct Fenced<S> {
+struct Fenced<S> {
     inner: S,
     fence: Fence,
 }
@@ -127,27 +152,28 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let reads = request.method().is_safe();
         let fence = self.fence.clone();
-        let mut answer = Box::pin(self.inner.call(request));
-        // Looked at each time the request goes on: it may freeze while it waits for its turn or for a connection.
-        Box::pin(poll_fn(move |context| {
-            if !reads && let Err(lapsed) = fence.check() {
-                return Poll::Ready(Err(lapsed.into()));
+        let answer = self.inner.call(request);
+        // Here as well, so that whoever asked learns why.
+        Box::pin(async move {
+            if reads {
+                answer.await.map_err(Into::into)
+            } else {
+                fence.held(answer).await?.map_err(Into::into)
             }
-            answer.as_mut().poll(context).map_err(Into::into)
-        }))
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tower::{ServiceExt as _, service_fn};
+    use tower::ServiceExt as _;
 
     use super::*;
 
     async fn send(fence: &Fence, method: &str) -> Result<(), BoxError> {
         let echo = service_fn(async |_: Request<()>| Ok::<(), BoxError>(()));
         let request = Request::builder().method(method).body(()).unwrap();
-        fence.layer(echo).oneshot(request).await
+        Fenced { inner: echo, fence: fence.clone() }.oneshot(request).await
     }
 
     #[tokio::test]
@@ -185,12 +211,32 @@ mod tests {
                 Ok::<(), BoxError>(())
             }
         });
-        let write =
-            tokio::spawn(fence.layer(service).oneshot(Request::builder().method("POST").body(()).unwrap()));
+        let request = Request::builder().method("POST").body(()).unwrap();
+        let write = tokio::spawn(Fenced { inner: service, fence: fence.clone() }.oneshot(request));
         tokio::task::yield_now().await;
         fence.close();
         connected.send(()).unwrap();
         assert!(write.await.unwrap().unwrap_err().is::<Lapsed>());
         assert_eq!(left.load(Ordering::SeqCst), 0);
+    }
+
+    /// If this fails, a request that had left every queue when the process froze is written to the socket when it wakes up.
+    #[tokio::test]
+    async fn a_connection_for_writes_does_not_go_on_when_the_lease_has_run_out() {
+        for open in [true, false] {
+            let fence = Fence::open();
+            let (turn, waits) = tokio::sync::oneshot::channel::<()>();
+            let (wrote, written) = tokio::sync::oneshot::channel::<()>();
+            fence.execute(async move {
+                waits.await.unwrap();
+                wrote.send(()).unwrap();
+            });
+            tokio::task::yield_now().await;
+            if !open {
+                fence.close();
+            }
+            turn.send(()).unwrap();
+            assert_eq!(written.await.is_ok(), open);
+        }
     }
 }
