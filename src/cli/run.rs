@@ -50,6 +50,9 @@ pub(super) struct Args {
     /// How far apart pins are that only add a digest to what already runs; each restarts pods of one workload
     #[arg(long, env = "COUNTERSIGN_PIN_INTERVAL_SECONDS", default_value_t = 2, value_name = "SECONDS")]
     pin_interval_seconds: u64,
+    /// How often Pods and Jobs are looked at that belong to no workload; all pods are listed. 0: never
+    #[arg(long, env = "COUNTERSIGN_BARE_INTERVAL_SECONDS", default_value_t = 300, value_name = "SECONDS")]
+    bare_interval_seconds: u64,
     /// A file that adds kinds with a pod template to those that are governed
     #[arg(long, env = "COUNTERSIGN_WORKLOAD_KINDS", value_name = "FILE")]
     workload_kinds: Option<PathBuf>,
@@ -100,6 +103,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         root_namespace: args.root_namespace,
         cache_dir: args.cache_dir,
         concurrency: usize::from(args.concurrency),
+        bare_interval: Some(Duration::from_secs(args.bare_interval_seconds)).filter(|every| !every.is_zero()),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
     };
     started.ready();

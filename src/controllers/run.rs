@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ctx, Pacer, Shared, approval,
+    Ctx, Pacer, Shared, approval, bare,
     changes::{Changes, spread},
     memory::{Area, Desired, Key, Memory, State},
     queue::{self, queue},
@@ -50,6 +50,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
     pub pin_interval: Duration,
+    /// How often what belongs to no workload is looked at, if at all.
+    pub bare_interval: Option<Duration>,
 }
 
 /// Why it cannot start.
@@ -121,6 +123,9 @@ pub async fn run(
     tasks.spawn(spread(Arc::clone(&ctx), changes, stop.clone()));
     let last = CancellationToken::new();
     let trailing = tokio::spawn(trail::run(Arc::clone(&ctx), last.clone()));
+    if let Some(every) = settings.bare_interval {
+        tasks.spawn(bare::run(Arc::clone(&ctx), every, stop.clone()));
+    }
     tasks.spawn(report::run(Arc::clone(&ctx), stop.clone()));
     let at = |ctx: &Shared| Arc::clone(ctx);
     let (a, b, c) = (at(&ctx), at(&ctx), at(&ctx));

@@ -26,6 +26,7 @@ mod probes;
 mod quickstart;
 mod rules;
 mod story_away;
+mod story_bare;
 mod story_config;
 mod story_custom;
 mod story_drift;

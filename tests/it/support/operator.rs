@@ -99,6 +99,7 @@ impl<'a> Operator<'a> {
             .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
+            .env("COUNTERSIGN_BARE_INTERVAL_SECONDS", "1")
             .env("COUNTERSIGN_LOG", "countersign=debug,info")
             .envs(self.env.iter().map(|(name, value)| (*name, value.as_path())));
         self.plane.spawn(NAME, command).expect("the operator binary starts");
