@@ -328,7 +328,10 @@ pub struct ImagePolicyStatus {
     /// How many workloads the policy matches, and how they stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<PolicyWorkloads>,
-    /// The first 20 images that are not permitted, by namespace, kind, name and container.
+    /// How many Pods, Jobs and ReplicaSets that belong to no workload the policy matches. They are never moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bare: Option<PolicyBare>,
+    /// The first 20 images that are not permitted, by namespace, kind, name and container; those of workloads first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub not_permitted: Vec<NotPermitted>,
@@ -344,6 +347,17 @@ pub struct PolicyWorkloads {
     /// Governed workloads whose images this policy permits, all of them.
     pub permitted: u32,
     /// Governed workloads with an image that this policy does not permit.
+    pub not_permitted: u32,
+}
+
+/// What a policy says of what belongs to no workload.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct PolicyBare {
+    /// Those with an image that the policy matches.
+    pub governed: u32,
+    /// Those with an image that this policy does not permit.
     pub not_permitted: u32,
 }
 

@@ -62,6 +62,9 @@ pub(super) struct Args {
     /// Act only while holding the Lease `countersign` of the root namespace; without it a second operator would act as well
     #[arg(long, env = "COUNTERSIGN_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     leader_elect: bool,
+    /// How often Pods and Jobs are looked at that belong to no workload; all pods are listed. 0: never
+    #[arg(long, env = "COUNTERSIGN_BARE_INTERVAL_SECONDS", default_value_t = 300, value_name = "SECONDS")]
+    bare_interval_seconds: u64,
     /// A file that adds kinds with a pod template to those that are governed
     #[arg(long, env = "COUNTERSIGN_WORKLOAD_KINDS", value_name = "FILE")]
     workload_kinds: Option<PathBuf>,
@@ -106,6 +109,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         root_namespace: args.root_namespace,
         cache_dir: args.cache_dir,
         concurrency: usize::from(args.concurrency),
+        bare_interval: Some(Duration::from_secs(args.bare_interval_seconds)).filter(|every| !every.is_zero()),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
         receiver_addr: args.receiver_addr,
         applier: args.applier,

@@ -14,6 +14,7 @@ use crate::{
     adapters::cluster::Account,
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
+        bare::Report,
         blocked::Blocked,
         image::{Digest, ImageRef, Repository},
         intervention::Asked,
@@ -143,6 +144,8 @@ pub struct State {
     pub findings: BTreeMap<WorkloadId, Finding>,
     /// What was last told of each workload in events.
     pub told: BTreeMap<WorkloadId, (Found, String)>,
+    /// What policies say of what belongs to no workload.
+    pub bare: Report,
     /// When the revocation of a digest was committed.
     pub revoked_at: BTreeMap<Digest, Timestamp>,
     /// Objects of ours that cannot be read, and why.

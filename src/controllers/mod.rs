@@ -8,6 +8,7 @@
 //! ```
 
 pub mod approval;
+mod bare;
 mod changes;
 pub mod lead;
 pub mod memory;

@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ctx, Pacer, Shared, approval,
+    Ctx, Pacer, Shared, approval, bare,
     changes::{Changes, spread},
     lead::{Candidate, Lost},
     memory::{Key, Memory},
@@ -43,6 +43,8 @@ pub struct Settings {
     pub applier: Option<String>,
     /// Where pushes are received, if they are.
     pub receiver_addr: Option<SocketAddr>,
+    /// How often what belongs to no workload is looked at, if at all.
+    pub bare_interval: Option<Duration>,
 }
 
 /// How the API server is asked.
@@ -138,7 +140,7 @@ pub async fn run(
         })
     };
     let ended = tokio::select! {
-        ended = act(&ctx, changes, wishes, settings.concurrency, &mut tasks, &stop) => ended,
+        ended = act(&ctx, changes, wishes, &settings, &mut tasks, &stop) => ended,
         // Nothing it does has an effect any more.
         kept = &mut keeping => return Ok(kept.map_err(RunError::Keeping)??),
     };
@@ -152,7 +154,7 @@ async fn act(
     ctx: &Shared,
     changes: Changes,
     wishes: Wishes,
-    concurrency: usize,
+    settings: &Settings,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Result<(), StartError> {
@@ -165,10 +167,19 @@ async fn act(
     let last = CancellationToken::new();
     let trailing = tokio::spawn(trail::run(Arc::clone(ctx), last.clone()));
     tasks.spawn(report::run(Arc::clone(ctx), stop.clone()));
+    if let Some(every) = settings.bare_interval {
+        tasks.spawn(bare::run(Arc::clone(ctx), every, stop.clone()));
+    }
     let at = |ctx: &Shared| Arc::clone(ctx);
     let (a, b, c) = (at(ctx), at(ctx), at(ctx));
     let look = move |id| workload::look(Arc::clone(&a), id);
-    tasks.spawn(queue::run(ctx.workloads.clone(), wishes.workloads, concurrency, stop.clone(), look));
+    tasks.spawn(queue::run(
+        ctx.workloads.clone(),
+        wishes.workloads,
+        settings.concurrency,
+        stop.clone(),
+        look,
+    ));
     let look = move |key| source::look(Arc::clone(&b), key);
     tasks.spawn(queue::run(ctx.sources.clone(), wishes.sources, SOURCES, stop.clone(), look));
     let look = move |key| approval::look(Arc::clone(&c), key);

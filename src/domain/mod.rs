@@ -1,5 +1,6 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
+pub mod bare;
 pub mod blocked;
 pub mod condition;
 pub mod dependency;

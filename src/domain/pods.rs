@@ -91,15 +91,18 @@ fn kept_crashing(status: &Value) -> bool {
 
 /// The container statuses of a pod, by place.
 fn statuses(pod: &Value) -> impl Iterator<Item = (ContainerId, &Value)> {
-    [(List::InitContainers, "initContainerStatuses"), (List::Containers, "containerStatuses")]
-        .into_iter()
-        .flat_map(move |(list, field)| {
-            let all = pod.pointer("/status").and_then(|status| status.get(field)).and_then(Value::as_array);
-            all.into_iter().flatten().filter_map(move |status| {
-                let name = status["name"].as_str()?.to_owned();
-                Some((ContainerId { list, name }, status))
-            })
+    const FIELDS: [(List, &str); 3] = [
+        (List::InitContainers, "initContainerStatuses"),
+        (List::Containers, "containerStatuses"),
+        (List::EphemeralContainers, "ephemeralContainerStatuses"),
+    ];
+    FIELDS.into_iter().flat_map(move |(list, field)| {
+        let all = pod.pointer("/status").and_then(|status| status.get(field)).and_then(Value::as_array);
+        all.into_iter().flatten().filter_map(move |status| {
+            let name = status["name"].as_str()?.to_owned();
+            Some((ContainerId { list, name }, status))
         })
+    })
 }
 
 /// The image that a pod's spec says at a place.
@@ -161,7 +164,9 @@ pub fn selector(object: &Value) -> String {
 
 /// The images that a pod's spec says, by place; those of ephemeral containers, which no template has, not among them.
 pub fn images_of(pod: &Value) -> Images {
-    images(pod)
+    let mut found = images(pod);
+    found.retain(|place, _| place.list != List::EphemeralContainers);
+    found
 }
 
 /// The digests that a pod really runs, by place, as its kubelet says them.

@@ -243,11 +243,14 @@ pub enum List {
     InitContainers,
     /// `spec.volumes[].image.reference`
     Volumes,
+    /// `spec.ephemeralContainers[].image`, of Pods; no template may have any
+    EphemeralContainers,
 }
 
 impl List {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Containers, Self::InitContainers, Self::Volumes];
+    pub const ALL: [Self; 4] =
+        [Self::Containers, Self::InitContainers, Self::Volumes, Self::EphemeralContainers];
 
     /// The field of the pod spec.
     pub fn field(self) -> &'static str {
@@ -255,13 +258,14 @@ impl List {
             Self::Containers => "containers",
             Self::InitContainers => "initContainers",
             Self::Volumes => "volumes",
+            Self::EphemeralContainers => "ephemeralContainers",
         }
     }
 
     /// The path of the image within an entry of the list.
     fn image(self) -> &'static str {
         match self {
-            Self::Containers | Self::InitContainers => "/image",
+            Self::Containers | Self::InitContainers | Self::EphemeralContainers => "/image",
             Self::Volumes => "/image/reference",
         }
     }
@@ -288,7 +292,9 @@ impl FromStr for ContainerId {
     fn from_str(text: &str) -> Result<Self, String> {
         let (field, name) = text.split_once('/').ok_or_else(|| format!("{text:?} is not list/name"))?;
         let list = List::ALL.into_iter().find(|list| list.field() == field);
-        let list = list.ok_or_else(|| format!("{field:?} is not containers, initContainers or volumes"))?;
+        let list = list.ok_or_else(|| {
+            format!("{field:?} is not containers, initContainers, ephemeralContainers or volumes")
+        })?;
         Ok(Self { list, name: name.to_owned() })
     }
 }

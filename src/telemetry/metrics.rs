@@ -25,8 +25,8 @@ use prometheus_client::{
 };
 
 pub use self::labels::{
-    Action, ActionOutcome, Controller, Kind, Mode, PushOutcome, RollbackStage, SourceState, Stage, Standing,
-    Suspendable, SyncOutcome, WorkloadState, WriteOutcome,
+    Action, ActionOutcome, BareState, Controller, Kind, Mode, PushOutcome, RollbackStage, SourceState, Stage,
+    Standing, Suspendable, SyncOutcome, WorkloadState, WriteOutcome,
 };
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -41,6 +41,7 @@ struct Inner {
     rollbacks: Histograms<RollbackStage>,
     actions: Family<(Action, ActionOutcome), Counter>,
     workloads: Family<WorkloadState, Gauge>,
+    bare: Family<BareState, Gauge>,
     approvals: Family<Standing, Gauge>,
     policies: Family<Mode, Gauge>,
     suspended: Family<Suspendable, Gauge>,
@@ -88,6 +89,12 @@ impl Metrics {
                 "workloads",
                 "Workloads, by what was found about them",
                 WorkloadState::ALL,
+            ),
+            bare: family(
+                &mut r,
+                "bare",
+                "Governed Pods, Jobs and ReplicaSets that belong to no workload, by what was found about them",
+                BareState::ALL,
             ),
             approvals: family(&mut r, "approvals", "Approved images, by their standing", Standing::ALL),
             policies: family(&mut r, "policies", "Policies, by their mode", Mode::ALL),
@@ -166,6 +173,14 @@ impl Metrics {
     /// There are `count` workloads in `state`.
     pub fn set_workloads(&self, state: WorkloadState, count: usize) {
         self.0.workloads.get_or_create(&state).set(whole(count));
+    }
+
+    /// So many of what belongs to no workload are permitted, not permitted, revoked.
+    pub fn set_bare(&self, permitted: usize, not_permitted: usize, revoked: usize) {
+        let all = [(BareState::Permitted, permitted), (BareState::NotPermitted, not_permitted)];
+        for (state, count) in all.into_iter().chain([(BareState::Revoked, revoked)]) {
+            self.0.bare.get_or_create(&state).set(whole(count));
+        }
     }
 
     /// There are `count` approved images of this standing.

@@ -32,6 +32,7 @@ mod probes;
 mod quickstart;
 mod rules;
 mod story_away;
+mod story_bare;
 mod story_config;
 mod story_counts;
 mod story_custom;

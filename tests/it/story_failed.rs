@@ -1,12 +1,18 @@
 //! A new release that does not come up, where policy takes such ones back.
 
 use anyhow::ensure;
+use countersign::api::ReleaseHistory;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
-    controlplane::eventually,
+    controlplane::{ControlPlane, Options, eventually},
     support::{
         manifests::{image_writes, with, writes},
+        operator::{Operator, ROOT, install},
         scene::{SOON, Scene, shared_plane},
     },
 };
@@ -154,6 +160,63 @@ async fn a_person_retries_what_failed_and_releases_its_hold() {
         for (reason, value) in [("Retried", "once more, please"), ("HoldReleased", "CHG-17")] {
             ensure!(events.iter().any(|(own, note)| own == reason && note.contains(value)), "{events:?}");
         }
+        Ok(())
+    })
+    .await;
+}
+
+/// If this fails a StatefulSet, which has no deadline and waits for its broken pod for ever, is not taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stateful_set_has_ten_minutes_and_then_loses_what_the_failed_release_left() {
+    let plane = ControlPlane::start(Options::default()).unwrap();
+    install(&plane).await;
+    let operator = Operator::start(&plane).await;
+    let scene = Scene::on(&plane, "tenminutes").await;
+    scene.write("policy.yaml", &policy(&scene));
+    scene.file_approvals(0..2);
+    let store = |n: u8| {
+        let crash = json!({"countersign.dev/test-crash-images": scene.digest(1)});
+        let over = json!({"spec": {"replicas": 2, "template": {"metadata": {"annotations": crash}}}});
+        scene.put("store.yaml", &with(scene.object("StatefulSet", "store", &scene.tag(n), json!({})), over));
+    };
+    store(0);
+    scene.push("1.0 runs").await;
+    scene.runs("StatefulSet", "store", &scene.pin(0)).await;
+    scene.proven("StatefulSet", "store").await;
+    store(1);
+    scene.push("1.1 crashes").await;
+    scene.runs("StatefulSet", "store", &scene.pin(1)).await;
+    scene.stands("StatefulSet", "store", "/status/readyReplicas", &json!(1)).await;
+    scene.explains("StatefulSet", "store", "Permitted", "not yet proven").await;
+
+    // Nobody waits for ten minutes: the operator comes back to a record that is eleven minutes old.
+    operator.kill();
+    let api: Api<ReleaseHistory> = Api::namespaced(scene.client.clone(), ROOT);
+    let mut history = serde_json::to_value(scene.history("StatefulSet", "store").await.unwrap()).unwrap();
+    let present = history["status"]["present"].clone();
+    let ago = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() - 660).unwrap();
+    for release in history["status"]["releases"].as_array_mut().unwrap() {
+        if release["id"] == present {
+            release["presentSince"] = json!(ago);
+        }
+    }
+    let name = history["metadata"]["name"].as_str().unwrap().to_owned();
+    let older = json!({"status": {"releases": history["status"]["releases"]}});
+    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&older)).await.unwrap();
+    operator.restart().await;
+
+    scene.runs("StatefulSet", "store", &scene.pin(0)).await;
+    scene.explains("StatefulSet", "store", "Held", "containers/app of pod store-1").await;
+    scene.stands("StatefulSet", "store", "/status/readyReplicas", &json!(2)).await;
+    eventually("the pod that was left goes, and the rollback is complete", SOON, async || {
+        let events = scene.events("store").await?;
+        ensure!(
+            events.iter().any(|(reason, note)| reason == "PodEvicted" && note.contains("failed rollout")),
+            "{events:?}"
+        );
+        let status = scene.history("StatefulSet", "store").await?.status.unwrap();
+        let last = status.rollbacks.last().cloned();
+        ensure!(last.as_ref().is_some_and(|last| format!("{:?}", last.outcome) == "Completed"), "{last:?}");
         Ok(())
     })
     .await;

@@ -185,6 +185,19 @@ impl Cluster {
         namespace: &str,
         selector: &str,
     ) -> Result<Vec<Value>, Error> {
+        let mut found = Vec::new();
+        self.list_each(resource, namespace, selector, |item| found.push(item)).await?;
+        Ok(found)
+    }
+
+    /// The same, one after the other: of what there may be many, only a page is held at once.
+    pub async fn list_each(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        selector: &str,
+        mut see: impl FnMut(Value),
+    ) -> Result<(), Error> {
         let all = ObjectId {
             api_version: resource.api.api_version.clone(),
             kind: resource.api.kind.clone(),
@@ -195,7 +208,6 @@ impl Cluster {
         let scope = (!namespace.is_empty()).then_some(namespace);
         let request = Request::new(DynamicObject::url_path(&resource.api, scope));
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
-        let mut found = Vec::new();
         loop {
             let page = self.send("list", &resource.api.plural, request.list(&params)).await;
             if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
@@ -205,16 +217,16 @@ impl Cluster {
             }
             let mut page: Value = page?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                found.extend(items.into_iter().map(|mut item| {
+                for mut item in items {
                     // The items of a list do not say what they are.
                     item["apiVersion"] = Value::from(resource.api.api_version.as_str());
                     item["kind"] = Value::from(resource.api.kind.as_str());
-                    item
-                }));
+                    see(item);
+                }
             }
             match page.pointer("/metadata/continue").and_then(Value::as_str) {
                 Some(token) if !token.is_empty() => params = params.continue_token(token),
-                Some(_) | None => return Ok(found),
+                Some(_) | None => return Ok(()),
             }
         }
     }

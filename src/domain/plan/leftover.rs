@@ -112,7 +112,7 @@ fn doomed(world: &World<'_>, pod: &Value) -> Option<Doomed> {
     let history = world.history;
     let images = images_of(pod);
     let names_revoked = || {
-        images.iter().find_map(|(place, image)| {
+        crate::domain::workload::images(pod).iter().find_map(|(place, image)| {
             let why = revoked(world, history, place, image)?;
             Some(format!("{place} runs {}, which is revoked: {why}", super::decide::short(image)))
         })

@@ -101,6 +101,17 @@ label! {
     }
 }
 label! {
+    /// What was found about what belongs to no workload.
+    BareState "state" {
+        /// All its images are permitted.
+        Permitted = "permitted",
+        /// An image of it is not permitted.
+        NotPermitted = "not_permitted",
+        /// An image of it is revoked.
+        Revoked = "revoked",
+    }
+}
+label! {
     /// What the ledger says of an approved image.
     Standing "standing" {
         /// In force.

@@ -112,6 +112,7 @@ impl<'a> Operator<'a> {
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
             .env("COUNTERSIGN_RECEIVER_ADDR", format!("127.0.0.1:{}", self.receiver_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
+            .env("COUNTERSIGN_BARE_INTERVAL_SECONDS", "1")
             .env("COUNTERSIGN_LOG", "countersign=debug,info")
             .envs(self.settings.iter().map(|(variable, value)| (variable, value)));
         self.plane.spawn(self.name, command).expect("the operator binary starts");
