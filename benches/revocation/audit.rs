@@ -11,7 +11,7 @@ use std::{
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{fleet::Fleet, until};
+use super::until;
 
 /// The audit log of a control plane.
 pub struct AuditLog {
@@ -38,11 +38,11 @@ struct Line {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Object {
-    resource: String,
-    subresource: String,
-    namespace: String,
-    name: String,
+pub struct Object {
+    pub resource: String,
+    pub subresource: String,
+    pub namespace: String,
+    pub name: String,
 }
 
 #[derive(Deserialize)]
@@ -61,23 +61,8 @@ impl AuditLog {
         Mark(std::fs::metadata(&self.path).map_or(0, |file| file.len()))
     }
 
-    /// Waits until every Deployment of a fleet was patched.
-    pub async fn until_patched(&self, since: &Mark, fleet: &Fleet) -> anyhow::Result<Written> {
-        self.until_all("every Deployment is patched", since, fleet.len(), |object| {
-            object.resource == "deployments" && object.subresource.is_empty() && fleet.has(&object.namespace)
-        })
-        .await
-    }
-
-    /// Waits until every history was recorded.
-    pub async fn until_recorded(&self, since: &Mark, count: usize) -> anyhow::Result<Written> {
-        self.until_all("every history is recorded", since, count, |object| {
-            object.resource == "releasehistories" && object.subresource == "status"
-        })
-        .await
-    }
-
-    async fn until_all(
+    /// Waits until so many different objects were patched.
+    pub async fn until_all(
         &self,
         what: &str,
         since: &Mark,

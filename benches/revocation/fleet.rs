@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::{
+    audit::{AuditLog, Mark, Written},
     controlplane::ControlPlane,
     support::{operator::ROOT, repo::Repo},
     until,
@@ -153,6 +154,24 @@ impl Fleet {
     /// Moves it to an image.
     pub async fn write(&self, image: usize, replicas: usize, in_flight: usize) -> anyhow::Result<()> {
         self.write_bodies(self.bodies(image, replicas).await?, in_flight).await
+    }
+}
+
+impl AuditLog {
+    /// Waits until every Deployment of a fleet was patched.
+    pub async fn until_patched(&self, since: &Mark, fleet: &Fleet) -> anyhow::Result<Written> {
+        self.until_all("every Deployment is patched", since, fleet.len(), |object| {
+            object.resource == "deployments" && object.subresource.is_empty() && fleet.has(&object.namespace)
+        })
+        .await
+    }
+
+    /// Waits until every history was recorded.
+    pub async fn until_recorded(&self, since: &Mark, count: usize) -> anyhow::Result<Written> {
+        self.until_all("every history is recorded", since, count, |object| {
+            object.resource == "releasehistories" && object.subresource == "status"
+        })
+        .await
     }
 }
 

@@ -23,3 +23,13 @@ pub fn rss_mebibytes(pid: u32) -> anyhow::Result<f64> {
     let kibibytes: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kibibytes / 1024.0)
 }
+
+/// CPU time of the children of this process that have ended and were waited for.
+#[allow(dead_code, reason = "shared by benches: one has no children")]
+pub fn children_cpu_seconds() -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(')').context("no name in stat")?;
+    let fields: Vec<f64> =
+        fields.split_whitespace().skip(13).take(2).filter_map(|field| field.parse().ok()).collect();
+    Ok(fields.iter().sum::<f64>() / TICKS)
+}

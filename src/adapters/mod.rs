@@ -1,7 +1,8 @@
-//! The only I/O: git and the cluster.
+//! The only I/O: git, kustomize and the cluster.
 
 pub mod cluster;
 pub mod git;
+pub mod kustomize;
 
 /// An error with everything that caused it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -37,6 +37,9 @@ pub(super) struct Args {
     /// Where mirrors of git repositories are kept; may be lost at any time
     #[arg(long, env = "COUNTERSIGN_CACHE_DIR", default_value = "/var/cache/countersign", value_name = "DIR")]
     cache_dir: PathBuf,
+    /// The kustomize program (5 or newer), which builds overlays [default: the one on PATH]
+    #[arg(long, env = "COUNTERSIGN_KUSTOMIZE", value_name = "FILE")]
+    kustomize: Option<PathBuf>,
     /// Where /healthz, /readyz and /metrics are served
     #[arg(
         long,
@@ -108,6 +111,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     let settings = Settings {
         root_namespace: args.root_namespace,
         cache_dir: args.cache_dir,
+        kustomize: args.kustomize,
         concurrency: usize::from(args.concurrency),
         bare_interval: Some(Duration::from_secs(args.bare_interval_seconds)).filter(|every| !every.is_zero()),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),

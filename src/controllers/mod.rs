@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    adapters::{cluster::Cluster, git::Mirrors},
+    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
     domain::workload::WorkloadId,
     telemetry::{Metrics, http::Readiness},
 };
@@ -59,6 +59,8 @@ pub struct Ctx {
     pub workloads: Queue<WorkloadId>,
     /// Mirrors of the sources' repositories.
     pub mirrors: Mirrors,
+    /// Builds overlays.
+    pub kustomize: Kustomize,
     /// What is kept of sources between syncs.
     pub source_state: source::Sources,
     /// Approvals to look at.

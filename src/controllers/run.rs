@@ -20,7 +20,7 @@ use super::{
     workload::{self},
 };
 use crate::{
-    adapters::{cluster::Cluster, git::Mirrors},
+    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
     domain::workload::WorkloadId,
     telemetry::{
         self, Metrics,
@@ -35,6 +35,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Where mirrors are kept.
     pub cache_dir: PathBuf,
+    /// The program that builds overlays; else it is looked for on `PATH`.
+    pub kustomize: Option<PathBuf>,
     /// How many workloads are looked at at once.
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
@@ -100,6 +102,7 @@ pub async fn run(
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
+        kustomize: Kustomize::new(&settings.cache_dir, settings.kustomize.clone()),
         source_state: source::Sources::default(),
         workloads,
         approvals,

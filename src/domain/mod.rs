@@ -10,6 +10,7 @@ pub mod guard;
 pub mod image;
 pub mod intervention;
 pub mod inventory;
+pub mod kustomization;
 pub mod ledger;
 pub mod manifest;
 pub mod ownership;

@@ -129,6 +129,7 @@ pub const KWOK: Tool = Tool {
     build_time: "90 seconds",
 };
 
+/// Not a part of the control plane: what builds the overlays of git sources.
 pub const KUSTOMIZE: Tool = Tool {
     name: "kustomize",
     module: &KUSTOMIZE_MODULE,
@@ -178,13 +179,15 @@ fn installed(tools: &[&Tool]) -> Option<PathBuf> {
     })
 }
 
-/// (major, minor) from `program --version`, or none if there is no such program.
+/// (major, minor) from `program --version` or `program version`, or none if there is no such program.
 fn release(program: &Path) -> Option<(u32, u32)> {
     if !program.is_file() {
         return None;
     }
-    let output = Command::new(program).arg("--version").output().ok()?;
-    first_release(&String::from_utf8_lossy(&output.stdout))
+    ["--version", "version"].into_iter().find_map(|argument| {
+        let output = Command::new(program).arg(argument).output().ok()?;
+        first_release(&String::from_utf8_lossy(&output.stdout))
+    })
 }
 
 /// The first `<number>.<number>` of a text: `Kubernetes v1.36.3` and `go version go1.26.8` alike.

@@ -18,7 +18,8 @@
 //! | `ssh.rs`, `ssh_program.rs` | the transport for SSH; the program that it runs |
 //! | `local.rs` | fetching from a repository on this machine |
 //! | `setup.rs` | libgit2's settings for the whole process |
-//! | `tree.rs`, `history.rs` | reading: files of a commit; changes between commits |
+//! | `tree.rs`, `lookup.rs`, `history.rs` | reading: manifests of a commit; one path; changes between commits |
+//! | `ignored.rs` | what a repository keeps out of its sources |
 
 mod advertised;
 mod credentials;
@@ -27,8 +28,10 @@ mod exchange;
 mod health;
 mod history;
 mod http;
+mod ignored;
 mod local;
 mod location;
+mod lookup;
 mod mirror;
 mod packs;
 mod remote;
@@ -37,7 +40,7 @@ mod setup;
 mod smart;
 mod ssh;
 mod ssh_program;
-mod text;
+pub(super) mod text;
 mod transport;
 mod tree;
 
@@ -58,9 +61,10 @@ pub use self::{
     credentials::{Channel, ClientCertificate, Credentials, HttpsKeys, Keys, Login, SshKeys},
     error::Error,
     history::{Change, LogEntry, Older},
+    lookup::At,
     mirror::Mirror,
     remote::{Reference, Remote},
-    tree::{Entry, Reason, Refused, Tree},
+    tree::{Entry, Reason, Refused, Tree, normal as normal_paths},
 };
 use self::{
     history::Descent,

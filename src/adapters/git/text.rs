@@ -5,9 +5,14 @@ const MAX_CHARS: usize = 200;
 
 /// `text` with everything that could steer a terminal or mislead a reader escaped, and cut if it is long.
 pub(super) fn printable(text: &str) -> String {
+    printable_up_to(text, MAX_CHARS)
+}
+
+/// The same with another length.
+pub(in crate::adapters) fn printable_up_to(text: &str, most: usize) -> String {
     let mut out = String::new();
     for (count, char) in text.chars().enumerate() {
-        if count == MAX_CHARS {
+        if count == most {
             out.push('…');
             break;
         }

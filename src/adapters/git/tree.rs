@@ -6,6 +6,7 @@ use git2::{ObjectType, Oid};
 
 use super::{
     BlobId, CommitId, Error, Mirror,
+    ignored::{self, Ignored},
     text::{misleading, printable_bytes},
 };
 
@@ -15,6 +16,8 @@ const DEPTH: usize = 64;
 pub(super) const TREE_BYTES: usize = 8 << 20;
 const NAME_BYTES: usize = 255;
 const MANIFESTS: [&str; 3] = [".yaml", ".yml", ".json"];
+/// Names without such an extension of what is read, too.
+const NAMES: [&str; 2] = ["Kustomization", ignored::FILE];
 
 /// What a commit holds below the paths of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +69,9 @@ pub enum Reason {
     /// Too many directories in directories.
     #[error("it is deeper than {DEPTH} directories")]
     TooDeep,
+    /// An ignore file, or a line of it, that cannot be read.
+    #[error("nothing is ignored by it: {0}")]
+    IgnoreFile(String),
     /// A path of the source that the commit does not have.
     #[error("the commit has no such path; take it out of spec.paths, or bring it back")]
     Missing,
@@ -101,11 +107,19 @@ impl Mirror {
     /// *Errors*: also when there is none of the paths.
     pub fn tree(&self, commit: CommitId, paths: &[String]) -> Result<Tree, Error> {
         let root = self.commit(commit)?.tree_id();
-        let mut walk =
-            Walk { mirror: self, visited: 0, bytes: 0, entries: BTreeMap::new(), refused: BTreeMap::new() };
+        let mut walk = Walk {
+            mirror: self,
+            ignored: Ignored::default(),
+            visited: 0,
+            bytes: 0,
+            entries: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        };
         let paths = normal(paths)?;
         let mut missed = Vec::new();
         for path in &paths {
+            let wrong = walk.ignored.around(self, commit, path)?;
+            walk.refused.extend(wrong);
             match self.find(root, path, commit) {
                 Ok(Found::Directory(tree)) => walk.directory(path, tree, 0)?,
                 Ok(Found::Manifest(blob)) => walk.file(path.clone(), blob)?,
@@ -184,7 +198,8 @@ impl Mirror {
 /// Files that are no manifests by their names are left out in silence; all else that is not read is refused.
 fn judge(entry: &git2::TreeEntry<'_>) -> Option<Found> {
     let name = entry.name_bytes();
-    let manifest = MANIFESTS.iter().any(|extension| name.ends_with(extension.as_bytes()));
+    let manifest = MANIFESTS.iter().any(|extension| name.ends_with(extension.as_bytes()))
+        || NAMES.iter().any(|own| name == own.as_bytes());
     let found = match (entry.filemode(), entry.kind()) {
         (0o120_000, _) => return Some(Found::Refused(Reason::Symlink)),
         (0o160_000, _) => return Some(Found::Refused(Reason::Submodule)),
@@ -199,7 +214,7 @@ fn judge(entry: &git2::TreeEntry<'_>) -> Option<Found> {
 }
 
 /// Why a name is not allowed. Git's own rules are looser than those of the tools that read the files later.
-fn odd(name: &[u8]) -> Option<&'static str> {
+pub(super) fn odd(name: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(name) else { return Some("it is not UTF-8") };
     if text.is_empty() || text == "." || text == ".." {
         Some("it is not a name")
@@ -217,7 +232,7 @@ fn odd(name: &[u8]) -> Option<&'static str> {
 }
 
 /// The paths as they stand in trees, without those that are inside of others. The empty one is the root.
-pub(super) fn normal(paths: &[String]) -> Result<BTreeSet<String>, Error> {
+pub fn normal(paths: &[String]) -> Result<BTreeSet<String>, Error> {
     let mut all = BTreeSet::new();
     for path in paths {
         let names: Vec<_> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
@@ -245,6 +260,7 @@ pub(super) fn join(directory: &str, name: &str) -> String {
 
 struct Walk<'a> {
     mirror: &'a Mirror,
+    ignored: Ignored,
     visited: usize,
     bytes: u64,
     entries: BTreeMap<String, (BlobId, u64)>,
@@ -257,7 +273,10 @@ impl Walk<'_> {
             self.refused.insert(path.to_owned(), Reason::TooDeep);
             return Ok(());
         }
-        for (name, found) in self.mirror.list(tree)? {
+        let listed = self.mirror.list(tree)?;
+        let outside = self.ignored.depth();
+        self.ignore(path, &listed)?;
+        for (name, found) in listed {
             self.visited += 1;
             let bound = self.mirror.bounds.tree_entries;
             if self.visited > bound {
@@ -266,16 +285,40 @@ impl Walk<'_> {
                     bound: bound as u64,
                 });
             }
+            let Some(found) = found.filter(|_| name != ignored::FILE.as_bytes()) else { continue };
             // Names that are not UTF-8 are refused, so this changes no other.
-            let path = || join(path, &String::from_utf8_lossy(&name));
+            let path = join(path, &String::from_utf8_lossy(&name));
             match found {
-                None => {}
-                Some(Found::Directory(tree)) => self.directory(&path(), tree, depth + 1)?,
-                Some(Found::Manifest(blob)) => self.file(path(), blob)?,
-                Some(Found::Refused(reason)) => {
-                    self.refused.insert(printable_bytes(path().as_bytes()), reason);
+                Found::Directory(_) if self.ignored.directory(&path) => {}
+                Found::Manifest(_) if self.ignored.file(&path) => {}
+                // A submodule, for one, is a directory to git.
+                Found::Refused(_) if self.ignored.file(&path) || self.ignored.directory(&path) => {}
+                Found::Directory(tree) => self.directory(&path, tree, depth + 1)?,
+                Found::Manifest(blob) => self.file(path, blob)?,
+                Found::Refused(reason) => {
+                    self.refused.insert(printable_bytes(path.as_bytes()), reason);
                 }
             }
+        }
+        self.ignored.leave(outside);
+        Ok(())
+    }
+
+    /// Reads the ignore file of a directory, if it has one.
+    fn ignore(&mut self, path: &str, listed: &[Listed]) -> Result<(), Error> {
+        let own = listed.iter().filter(|(name, _)| name == ignored::FILE.as_bytes());
+        for found in own.filter_map(|(_, found)| found.as_ref()) {
+            let wrong = match found {
+                Found::Directory(_) => None,
+                Found::Refused(reason) => Some(reason.clone()),
+                Found::Manifest(blob) => {
+                    let odb = self.mirror.repository.odb();
+                    let size = odb.and_then(|odb| odb.read_header(*blob));
+                    let (size, _) = size.map_err(|error| self.mirror.damage("a file", error))?;
+                    self.ignored.enter(self.mirror, path, BlobId(*blob), size as u64)?
+                }
+            };
+            self.refused.extend(wrong.map(|reason| (join(path, ignored::FILE), reason)));
         }
         Ok(())
     }

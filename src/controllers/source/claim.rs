@@ -99,7 +99,13 @@ mod tests {
     fn said(names: &[&str]) -> Content {
         let item = |name: &&str| {
             let value: Value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x"}});
-            Item { id: id_of(&value), value: Arc::new(value), path: "a.yaml".into(), document: 1, line: 1 }
+            Item {
+                id: id_of(&value),
+                value: Arc::new(value),
+                path: "a.yaml".into(),
+                document: Some(1),
+                line: Some(1),
+            }
         };
         Content { items: names.iter().map(item).collect(), ..Content::default() }
     }

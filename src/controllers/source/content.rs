@@ -1,7 +1,7 @@
 //! What a commit says: its files read into objects, with everything that is wrong named by file and line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use super::apply::revocation;
+use super::{apply::revocation, overlay};
 use crate::{
     adapters::{
         cluster::id_of,
         git::{self, BlobId, CommitId, Mirror},
+        kustomize::Kustomize,
     },
     api::{GROUP, check_strict},
     domain::{
@@ -34,13 +35,18 @@ pub struct Item {
     pub value: Arc<Value>,
     /// The file.
     pub path: String,
-    /// The document in it, from 1.
-    pub document: usize,
-    /// The line in it where the object begins.
-    pub line: usize,
+    /// The document in it, from 1; none where an overlay was built.
+    pub document: Option<usize>,
+    /// The line in it where the object begins; none where an overlay was built.
+    pub line: Option<usize>,
 }
 
 impl Item {
+    /// Where it stands, for people.
+    fn place(&self) -> String {
+        self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
+    }
+
     /// Whether it carries a revocation.
     pub fn revokes(&self) -> bool {
         revocation(&self.value).is_some()
@@ -73,8 +79,8 @@ impl Problem {
     pub fn about(item: &Item, message: impl Into<String>) -> Self {
         Self {
             path: item.path.clone(),
-            line: Some(item.line),
-            document: Some(item.document),
+            line: item.line,
+            document: item.document,
             object: Some(item.id.to_string()),
             message: message.into(),
         }
@@ -123,74 +129,59 @@ impl Content {
     }
 }
 
+/// What one file says, or one overlay.
 #[derive(Debug)]
-struct File {
-    items: Vec<Item>,
-    problems: Vec<Problem>,
-    skipped: usize,
-    unreadable: bool,
+pub(super) struct File {
+    pub items: Vec<Item>,
+    pub problems: Vec<Problem>,
+    pub skipped: usize,
+    pub unreadable: bool,
 }
 
 /// Files that were read before, by path and content: one changed file among ten thousand costs one file.
 #[derive(Clone, Debug, Default)]
-pub struct Files(Arc<Mutex<ByContent>>);
+pub struct Files {
+    plain: Arc<Mutex<ByContent>>,
+    built: Arc<Mutex<overlay::Built>>,
+}
 
 type ByContent = BTreeMap<(String, BlobId), Arc<File>>;
 
 impl Files {
     /// Reads a commit. Blocks.
-    pub fn read(&self, mirror: &Mirror, commit: CommitId, paths: &[String]) -> Result<Content, git::Error> {
+    pub fn read(
+        &self,
+        mirror: &Mirror,
+        commit: CommitId,
+        paths: &[String],
+        kustomize: &Kustomize,
+    ) -> Result<Content, git::Error> {
         let tree = mirror.tree(commit, paths)?;
-        let mut content = Content::default();
-        for refused in &tree.refused {
-            content.partial = true;
-            let problem = Problem::general(refused.reason.to_string());
-            content.problems.push(Problem { path: refused.path.clone(), ..problem });
+        let overlays = overlay::read(kustomize, &mut self.built.lock(), (mirror, commit), &tree, paths)?;
+        let mut content = Reading::default();
+        for refused in tree.refused.iter().filter(|refused| !overlays.own(&refused.path)) {
+            content.refuse(&refused.path, refused.reason.to_string());
         }
         let mut now = BTreeMap::new();
-        let mut seen: BTreeMap<ObjectId, String> = BTreeMap::new();
-        for entry in tree.entries {
-            let key = (entry.path.clone(), entry.blob);
-            let known = self.0.lock().get(&key).cloned();
+        for entry in tree.entries.into_iter().filter(|entry| !overlays.own(&entry.path)) {
+            let key = (entry.path, entry.blob);
+            let known = self.plain.lock().get(&key).cloned();
             let file = match known {
                 Some(file) => file,
-                None => Arc::new(read_file(&entry.path, &mirror.blob(entry.blob)?)),
+                None => Arc::new(read_file(&key.0, &mirror.blob(entry.blob)?)),
             };
-            content.skipped += file.skipped;
-            content.partial |= file.unreadable;
-            content.problems.extend(file.problems.iter().cloned());
-            if content.items.len() + file.items.len() > OBJECTS {
-                content.partial = true;
-                let problem = Problem::general(format!(
-                    "the source holds more than {OBJECTS} objects; split it into several sources"
-                ));
-                content.problems.push(Problem { path: entry.path.clone(), ..problem });
-                break;
-            }
-            for item in &file.items {
-                let at = format!("{}:{}", item.path, item.line);
-                // Two versions of one object are one.
-                let same = ObjectId { api_version: item.id.group().to_owned(), ..item.id.clone() };
-                match seen.entry(same) {
-                    std::collections::btree_map::Entry::Vacant(slot) => {
-                        slot.insert(at);
-                        content.items.push(item.clone());
-                    }
-                    std::collections::btree_map::Entry::Occupied(first) => {
-                        let message =
-                            format!("the same object stands in {}, which counts; remove one", first.get());
-                        content.problems.push(Problem::about(item, message));
-                        content.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
-                    }
-                }
-            }
+            content.add(&key.0, &file);
             now.insert(key, file);
         }
-        *self.0.lock() = now;
-        Ok(content)
+        for (path, file) in &overlays.files {
+            content.add(path, file);
+        }
+        *self.plain.lock() = now;
+        Ok(content.content)
     }
 
-    /// Earlier versions of workloads in the source's log, the newest first. Blocks.
+    /// Earlier versions of workloads in the source's log, the newest first. Of plain manifests only: an overlay would have to be
+    /// built for every commit. Blocks.
     pub fn earlier(
         &self,
         mirror: &Mirror,
@@ -202,9 +193,10 @@ impl Files {
         const COMMITS: usize = 50;
         /// How many earlier versions of one workload are kept.
         const VERSIONS: usize = 8;
+        let overlays = overlay::directories(&mirror.tree(head, paths)?);
         let mut found: BTreeMap<WorkloadId, Vec<Manifest>> = BTreeMap::new();
         for entry in mirror.log(head, COMMITS, paths)? {
-            for older in &entry.changed {
+            for older in entry.changed.iter().filter(|older| !overlays.own(&older.path)) {
                 let file = read_file(&older.path, &mirror.blob(older.blob)?);
                 for item in file.items {
                     let Some(id) = workload_id(&item.id).filter(|id| of.contains(id)) else { continue };
@@ -219,13 +211,58 @@ impl Files {
     }
 }
 
+/// A commit while its files are put together.
+#[derive(Default)]
+struct Reading {
+    content: Content,
+    seen: BTreeMap<ObjectId, String>,
+}
+
+impl Reading {
+    fn refuse(&mut self, path: &str, message: String) {
+        self.content.partial = true;
+        let problem = Problem { path: path.to_owned(), ..Problem::general(message) };
+        self.content.problems.push(problem);
+    }
+
+    fn add(&mut self, path: &str, file: &File) {
+        let content = &mut self.content;
+        content.skipped += file.skipped;
+        content.partial |= file.unreadable;
+        content.problems.extend(file.problems.iter().cloned());
+        if content.items.len() + file.items.len() > OBJECTS {
+            self.refuse(
+                path,
+                format!("the source holds more than {OBJECTS} objects; split it into several sources"),
+            );
+            return;
+        }
+        for item in &file.items {
+            // Two versions of one object are one.
+            let same = ObjectId { api_version: item.id.group().to_owned(), ..item.id.clone() };
+            match self.seen.entry(same) {
+                Entry::Vacant(slot) => {
+                    slot.insert(item.place());
+                    content.items.push(item.clone());
+                }
+                Entry::Occupied(first) => {
+                    let message =
+                        format!("the same object stands in {}, which counts; remove one", first.get());
+                    content.problems.push(Problem::about(item, message));
+                    content.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
+                }
+            }
+        }
+    }
+}
+
 /// A workload as its item says it.
 pub fn manifest_of(item: &Item, commit: CommitId, time: Timestamp) -> Manifest {
     Manifest {
         object: item.value.clone(),
         commit: commit.to_string(),
         committed_at: Timestamp::from_second(time.as_second()).unwrap_or(time),
-        path: format!("{}:{}", item.path, item.line),
+        path: item.place(),
     }
 }
 
@@ -235,7 +272,7 @@ pub fn workload_id(id: &ObjectId) -> Option<WorkloadId> {
     Some(WorkloadId { kind, namespace: id.namespace.clone(), name: id.name.clone() })
 }
 
-fn read_file(path: &str, bytes: &[u8]) -> File {
+pub(super) fn read_file(path: &str, bytes: &[u8]) -> File {
     let parsed = manifest::parse(path, bytes, &Limits::default());
     let mut file = File {
         items: Vec::new(),
@@ -255,7 +292,9 @@ fn read_file(path: &str, bytes: &[u8]) -> File {
     for object in parsed.objects {
         let (line, document) = (object.line(), object.index());
         let value = appliable(object.into_value());
-        let item = Item { id: id_of(&value), value: Arc::new(value), path: path.to_owned(), document, line };
+        let value = Arc::new(value);
+        let (document, line) = (Some(document), Some(line));
+        let item = Item { id: id_of(&value), value, path: path.to_owned(), document, line };
         match check(&item) {
             Ok(()) => file.items.push(item),
             Err(message) => {

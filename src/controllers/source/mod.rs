@@ -7,6 +7,7 @@ mod credentials;
 mod effect;
 mod hold;
 pub mod inventory;
+mod overlay;
 mod place;
 mod prune;
 mod publish;
@@ -190,7 +191,8 @@ impl Reading<'_> {
 
     async fn content(&self, commit: CommitId) -> Result<Content, Error> {
         let (files, paths) = (self.files.clone(), self.paths.to_vec());
-        let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths);
+        let kustomize = self.ctx.kustomize.clone();
+        let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths, &kustomize);
         let content = self.ctx.mirrors.read(self.name, self.remote, read).await.map_err(Error::Git)?;
         place::placed(self.ctx, self.reach, content).await
     }

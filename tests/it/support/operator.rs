@@ -1,11 +1,16 @@
 //! The real operator binary, beside a real control plane.
 
-use std::{net::TcpListener, process::Command, time::Duration};
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use kube::{Api, api::PostParams};
 
-use crate::controlplane::{ControlPlane, eventually};
+use crate::controlplane::{ControlPlane, KUSTOMIZE, eventually, find_or_build};
 
 /// The namespace in which the operators of tests live.
 pub const ROOT: &str = "countersign-system";
@@ -20,6 +25,11 @@ pub struct Operator<'a> {
 }
 
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
+
+/// The real kustomize.
+pub fn kustomize() -> PathBuf {
+    find_or_build(&[&KUSTOMIZE]).unwrap().remove(KUSTOMIZE.name).unwrap()
+}
 
 /// Installs the definitions and makes the root namespace.
 pub async fn install(plane: &ControlPlane) {
@@ -77,8 +87,13 @@ impl<'a> Operator<'a> {
 
     /// Starts it (again), with the same cache.
     pub fn spawn(&self) {
+        self.spawn_with_kustomize(&kustomize());
+    }
+
+    /// Starts it (again), with the same cache and a kustomize of the test's own.
+    pub fn spawn_with_kustomize(&self, program: &Path) {
         let mut command = Command::new(BINARY);
-        command.arg("run");
+        command.arg("run").arg("--kustomize").arg(program);
         self.spawn_as(command);
     }
 

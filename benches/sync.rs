@@ -1,0 +1,298 @@
+//! What following a repository costs, beside plain git and the same writes.
+//!
+//! `cargo bench --bench sync` starts a control plane of its own and the operator for each size of repository: ConfigMaps, and a
+//! Deployment in every fifty manifests. Measured are the first sync, a look at which nothing changed, and a commit that
+//! changes one file. Beside each, in the same round, the same is done by plain means: `git fetch` into a bare mirror, reading
+//! what changed from it, and the same server-side applies, with as many in flight; who begins alternates. Figures are
+//! medians of the rounds.
+//!
+//! Standard output has one line for each figure: `figure<TAB>name<TAB>value<TAB>unit<TAB>reference<TAB>ratio`. The reference
+//! is what the plain way came to. Everything else is said on standard error.
+//!
+//! How it is measured:
+//! - From the moment `git commit` has returned: the source is asked to look by its annotation, and that request counts.
+//! - To times in the API server's own audit log, where something is applied; to the status that says that the source was
+//!   looked at, where nothing is.
+//! - `beyond_fetch` is what is left of the time when that of the plain `git fetch` of the same round is taken off.
+//! - CPU of the operator counts until the whole look is over and nobody writes any more: also of what it does after the changed
+//!   file is applied. The reference is that of git and of the loop.
+//!
+//! | variable | default | what |
+//! |---|---|---|
+//! | `COUNTERSIGN_BENCH_SIZES` | `1000,10000` | manifests in the repository |
+//! | `COUNTERSIGN_BENCH_ROUNDS` | 7 | how many times everything but the first sync is measured |
+//! | `COUNTERSIGN_BENCH_FIRST` | 1 | how many times the first sync is measured, each of a repository of its own |
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs
+)]
+
+#[path = "revocation/audit.rs"]
+#[allow(dead_code, reason = "shared with another bench: this uses a part")]
+mod audit;
+#[path = "../tests/controlplane/mod.rs"]
+mod controlplane;
+#[path = "sync/plain.rs"]
+mod plain;
+#[path = "revocation/process.rs"]
+#[allow(dead_code, reason = "shared with another bench: this uses a part")]
+mod process;
+#[path = "sync/repository.rs"]
+mod repository;
+#[path = "../tests/it/support/mod.rs"]
+#[allow(dead_code, clippy::pedantic, reason = "shared with the tests: this uses a part")]
+mod support;
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
+
+use audit::AuditLog;
+use controlplane::{ControlPlane, Options};
+use plain::Plain;
+use process::cpu_seconds;
+use repository::Repository;
+use support::operator::{Operator, install};
+
+const OPERATOR: &str = "countersign";
+
+/// Seconds, and those of a processor: ours, and the plain way's.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    seconds: f64,
+    cpu: f64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Round {
+    ours: Cost,
+    plain: Cost,
+    /// What of the plain way's time was the fetch.
+    fetch: f64,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // Only `cargo bench` says so; a test run of all targets must not take minutes here.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        eprintln!("measured by cargo bench --bench sync");
+        return Ok(());
+    }
+    let sizes = std::env::var("COUNTERSIGN_BENCH_SIZES").unwrap_or_else(|_| "1000,10000".to_owned());
+    for size in sizes.split(',') {
+        let size = size.trim().parse().with_context(|| format!("COUNTERSIGN_BENCH_SIZES: {size:?}"))?;
+        print!("{}", measure(size).await?);
+    }
+    Ok(())
+}
+
+fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().with_context(|| format!("{variable}: {text:?} is no number")),
+        Err(_) => Ok(default),
+    }
+}
+
+/// All figures of one size.
+async fn measure(size: usize) -> anyhow::Result<String> {
+    let plane = ControlPlane::start(Options::default())?;
+    install(&plane).await;
+    Operator::start(&plane).await;
+    let mut bench = Bench { plane: &plane, log: AuditLog::new(plane.directory().join("audit.log")), size };
+    let mut first = Vec::new();
+    let mut last = None;
+    for round in 0..number("COUNTERSIGN_BENCH_FIRST", 1)?.max(1) {
+        let (measured, repository, plain) = bench.first(round).await?;
+        first.push(measured);
+        last = Some((repository, plain));
+    }
+    let (repository, plain) = last.context("no round")?;
+    let (mut unchanged, mut changed) = (Vec::new(), Vec::new());
+    for round in 0..number("COUNTERSIGN_BENCH_ROUNDS", 7)? {
+        let ours_first = round % 2 == 0;
+        unchanged.push(bench.round(&repository, &plain, ours_first, None).await?);
+        changed.push(bench.round(&repository, &plain, ours_first, Some(round)).await?);
+    }
+    let mut out = String::new();
+    for (name, rounds) in [("first_sync", &first), ("no_change", &unchanged), ("one_changed_file", &changed)]
+    {
+        figures(&mut out, &format!("{name}_{size}"), rounds);
+    }
+    Ok(out)
+}
+
+struct Bench<'a> {
+    plane: &'a ControlPlane,
+    log: AuditLog,
+    size: usize,
+}
+
+impl Bench<'_> {
+    fn operator_cpu(&self) -> anyhow::Result<f64> {
+        cpu_seconds(self.plane.process_ids()[OPERATOR])
+    }
+
+    /// A repository is followed for the first time.
+    async fn first(&mut self, round: usize) -> anyhow::Result<(Round, Repository, Plain)> {
+        say(&format!("a repository of {} manifests is made", self.size));
+        let repository = Repository::new(self.plane, self.size, round).await?;
+        let plain = Plain::new(self.plane, &repository).await?;
+        let mut measured = Round::default();
+        for turn in [round % 2 == 0, round % 2 == 1] {
+            self.log.until_quiet().await?;
+            let since = self.log.now();
+            if turn {
+                let (cpu, began) = (self.operator_cpu()?, Timestamp::now());
+                repository.follow().await?;
+                let all = self
+                    .log
+                    .until_all("all is applied", &since, self.size, |object| repository.has(object))
+                    .await?;
+                repository.until_looked().await?;
+                self.log.until_quiet().await?;
+                measured.ours = Cost { seconds: after(began, all.last), cpu: self.operator_cpu()? - cpu };
+            } else {
+                let (cpu, began) = (plain.cpu()?, Timestamp::now());
+                self.pause_operator()?;
+                let done = async {
+                    measured.fetch = plain.clone_from(&repository)?;
+                    plain.apply_all(&repository).await
+                };
+                let done = done.await;
+                self.resume_operator()?;
+                done?;
+                let all = self
+                    .log
+                    .until_all("all is applied", &since, self.size, |object| plain.has(object))
+                    .await?;
+                measured.plain = Cost { seconds: after(began, all.last), cpu: plain.cpu()? - cpu };
+            }
+        }
+        self.tell("first sync", &measured);
+        Ok((measured, repository, plain))
+    }
+
+    /// A look at a repository of which one file changed, or nothing.
+    async fn round(
+        &mut self,
+        repository: &Repository,
+        plain: &Plain,
+        ours_first: bool,
+        change: Option<usize>,
+    ) -> anyhow::Result<Round> {
+        let mut measured = Round::default();
+        let changed = change.map(|round| repository.change(round)).transpose()?;
+        for turn in [ours_first, !ours_first] {
+            self.log.until_quiet().await?;
+            let since = self.log.now();
+            if turn {
+                let cpu = self.operator_cpu()?;
+                let (began, from) = (Timestamp::now(), Instant::now());
+                repository.poke().await?;
+                let mut seconds = None;
+                if let Some(changed) = &changed {
+                    let patched = self
+                        .log
+                        .until_all("the changed object is applied", &since, 1, |object| changed.is(object))
+                        .await?;
+                    seconds = Some(after(began, patched.last));
+                }
+                repository.until_looked().await?;
+                let looked = from.elapsed().as_secs_f64();
+                self.log.until_quiet().await?;
+                measured.ours = Cost { seconds: seconds.unwrap_or(looked), cpu: self.operator_cpu()? - cpu };
+            } else {
+                let (cpu, began, from) = (plain.cpu()?, Timestamp::now(), Instant::now());
+                measured.fetch = plain.fetch()?;
+                let mut seconds = from.elapsed().as_secs_f64();
+                if let Some(changed) = &changed {
+                    plain.apply_changed(changed).await?;
+                    let patched = self
+                        .log
+                        .until_all("the changed object is applied", &since, 1, |object| plain.has(object))
+                        .await?;
+                    seconds = after(began, patched.last);
+                }
+                measured.plain = Cost { seconds, cpu: plain.cpu()? - cpu };
+            }
+        }
+        self.tell(if changed.is_some() { "one changed file" } else { "no change" }, &measured);
+        Ok(measured)
+    }
+
+    /// While the plain way runs it has the machine for itself.
+    fn pause_operator(&self) -> anyhow::Result<()> {
+        self.plane.signal(OPERATOR, "STOP")
+    }
+
+    fn resume_operator(&self) -> anyhow::Result<()> {
+        self.plane.signal(OPERATOR, "CONT")
+    }
+
+    fn tell(&self, what: &str, round: &Round) {
+        say(&format!(
+            "{} manifests, {what}: {:.3} s ({:.2} s of CPU); plainly {:.3} s ({:.2} s of CPU), of which the fetch {:.3} s",
+            self.size, round.ours.seconds, round.ours.cpu, round.plain.seconds, round.plain.cpu, round.fetch
+        ));
+    }
+}
+
+fn after(began: Timestamp, moment: Timestamp) -> f64 {
+    moment.duration_since(began).as_secs_f64()
+}
+
+fn say(text: &str) {
+    eprintln!("{} {text}", Timestamp::now().strftime("%H:%M:%S"));
+}
+
+fn figures(out: &mut String, name: &str, rounds: &[Round]) {
+    let ratio = |value: fn(&Round) -> f64, reference: fn(&Round) -> f64| {
+        median(rounds, |round| value(round) / reference(round))
+    };
+    let mut line = |suffix: &str, unit: &str, value: fn(&Round) -> f64, reference: fn(&Round) -> f64| {
+        let _ = writeln!(
+            out,
+            "figure\t{name}{suffix}\t{:.3}\t{unit}\t{:.3}\t{:.2}",
+            median(rounds, value),
+            median(rounds, reference),
+            ratio(value, reference)
+        );
+    };
+    line("", "s", |round| round.ours.seconds, |round| round.plain.seconds);
+    line("_operator_cpu", "s", |round| round.ours.cpu, |round| round.plain.cpu);
+    let beyond = median(rounds, |round| (round.ours.seconds - round.fetch) * 1e3);
+    let plain = median(rounds, |round| (round.plain.seconds - round.fetch) * 1e3);
+    let _ = writeln!(out, "figure\t{name}_beyond_fetch\t{beyond:.1}\tms\t{plain:.1}\t-");
+}
+
+fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
+    let mut values: Vec<f64> = rounds.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    match (values.get(values.len() / 2), values.get((values.len().max(1) - 1) / 2)) {
+        (Some(upper), Some(lower)) => f64::midpoint(*upper, *lower),
+        _ => f64::NAN,
+    }
+}
+
+/// Asks until it holds, for as long as a large repository may take.
+async fn until(
+    what: &str,
+    pause: Duration,
+    mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    const LIMIT: Duration = Duration::from_mins(20);
+    let began = Instant::now();
+    while !holds().await? {
+        ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+        tokio::time::sleep(pause).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! An overlay's workload is pinned, taken back and brought forward like any other.
+
+use serde_json::json;
+
+use crate::support::{operator::kustomize, scene::Scene, story::rough};
+
+/// `base/` and `overlays/prod/`, which chooses the image.
+fn put(scene: &Scene, n: u8) {
+    let base = scene.workload("Deployment", "cart", &scene.image());
+    scene.write("base/cart.yaml", &base.replace(&format!(", namespace: {}", scene.namespace), ""));
+    scene.write("base/kustomization.yaml", "resources: [cart.yaml]\n");
+    let text = format!(
+        "resources: [../../base]\nnamePrefix: prod-\nnamespace: {ns}\nimages: [{{name: {image}, newTag: '1.{n}'}}]\n\
+         patches: [{{target: {{kind: Deployment}}, patch: '[{{\"op\": \"add\", \"path\": \"/spec/replicas\", \"value\": 2}}]'}}]\n\
+         configMapGenerator: [{{name: settings, literals: [release=r{n}]}}]\n",
+        ns = scene.namespace,
+        image = scene.image(),
+    );
+    scene.write("overlays/prod/kustomization.yaml", &text);
+}
+
+/// If this fails whoever uses kustomize is not protected: their workloads are not pinned, or a revocation passes them by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overlay_is_pinned_rolled_back_and_goes_forward() {
+    let scene = Scene::new("overlay").await;
+    scene.file_approvals(0..2);
+    put(&scene, 0);
+    scene.push("run 1.0").await;
+    scene.synced().await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(0)).await;
+    scene.stands("Deployment", "prod-cart", "/spec/replicas", &json!(2)).await;
+    assert!(
+        scene.deployments().get_opt("cart").await.unwrap().is_none(),
+        "the base is no workload of its own"
+    );
+    put(&scene, 1);
+    scene.push("run 1.1").await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
+
+    scene.file_revocation(1, "CVE-2026-0001");
+    scene.push("revoke 1.1").await;
+    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+
+    // An overlay that breaks takes nothing away, and hides nothing else.
+    let good = std::fs::read_to_string(scene.repo.path().join("overlays/prod/kustomization.yaml")).unwrap();
+    scene.write("overlays/prod/kustomization.yaml", &good.replace("../../base", "https://example.com/base"));
+    scene.put("other.yaml", &scene.config_map("other", "1"));
+    scene.push("a remote base").await;
+    let message = scene.source_says("ProblemsFound").await;
+    assert!(
+        message.contains("overlays/prod/kustomization.yaml: resources: \"https://example.com/base\""),
+        "{message}"
+    );
+    scene.stands("ConfigMap", "other", "/data/value", &json!("1")).await;
+    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+
+    scene.file_approvals(2..3);
+    put(&scene, 2);
+    scene.push("run 1.2").await;
+    scene.synced().await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(2)).await;
+}
+
+/// If this fails a missing program is an outage, or passes for an empty repository.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kustomize_overlays_wait_and_everything_else_goes_on() {
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "nokustomize").await;
+    scene.file_approvals(0..1);
+    put(&scene, 0);
+    scene.put("other.yaml", &scene.config_map("other", "1"));
+    scene.push("run 1.0").await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(0)).await;
+
+    rough.operator.kill();
+    let program = rough.plane.directory().join("no-kustomize-here");
+    rough.operator.spawn_with_kustomize(&program);
+    rough.operator.ready().await;
+    scene.remove("other.yaml");
+    scene.put("more.yaml", &scene.config_map("more", "1"));
+    scene.push("one more, one less").await;
+    let message = scene.source_says("ProblemsFound").await;
+    assert!(
+        message
+            .contains("overlays/prod/kustomization.yaml: the overlay is not built: there is no kustomize at"),
+        "{message}"
+    );
+    scene.stands("ConfigMap", "more", "/data/value", &json!("1")).await;
+    assert!(scene.has_config("other").await, "nothing is pruned");
+    scene.runs("Deployment", "prod-cart", &scene.pin(0)).await;
+
+    // Installed while it runs: the next look finds it.
+    std::os::unix::fs::symlink(kustomize(), &program).unwrap();
+    scene.poke().await;
+    scene.synced().await;
+    scene.gone(&scene.any("ConfigMap"), "other").await;
+    rough.operator.kill();
+}
