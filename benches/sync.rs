@@ -117,7 +117,7 @@ async fn measure(size: usize) -> anyhow::Result<String> {
     let (repository, plain) = last.context("no round")?;
     let (mut unchanged, mut changed) = (Vec::new(), Vec::new());
     for round in 0..number("COUNTERSIGN_BENCH_ROUNDS", 7)? {
-        let ours_first = round % 2 == 0;
+        let ours_first = round.is_multiple_of(2);
         unchanged.push(bench.round(&repository, &plain, ours_first, None).await?);
         changed.push(bench.round(&repository, &plain, ours_first, Some(round)).await?);
     }
@@ -146,7 +146,8 @@ impl Bench<'_> {
         let repository = Repository::new(self.plane, self.size, round).await?;
         let plain = Plain::new(self.plane, &repository).await?;
         let mut measured = Round::default();
-        for turn in [round % 2 == 0, round % 2 == 1] {
+        let ours_first = round.is_multiple_of(2);
+        for turn in [ours_first, !ours_first] {
             self.log.until_quiet().await?;
             let since = self.log.now();
             if turn {
@@ -160,10 +161,10 @@ impl Bench<'_> {
                 self.log.until_quiet().await?;
                 measured.ours = Cost { seconds: after(began, all.last), cpu: self.operator_cpu()? - cpu };
             } else {
-                let (cpu, began) = (plain.cpu()?, Timestamp::now());
+                let (cpu, began) = (plain::cpu()?, Timestamp::now());
                 self.pause_operator()?;
                 let done = async {
-                    measured.fetch = plain.clone_from(&repository)?;
+                    measured.fetch = plain.fetch_and_read()?;
                     plain.apply_all(&repository).await
                 };
                 let done = done.await;
@@ -173,7 +174,7 @@ impl Bench<'_> {
                     .log
                     .until_all("all is applied", &since, self.size, |object| plain.has(object))
                     .await?;
-                measured.plain = Cost { seconds: after(began, all.last), cpu: plain.cpu()? - cpu };
+                measured.plain = Cost { seconds: after(began, all.last), cpu: plain::cpu()? - cpu };
             }
         }
         self.tell("first sync", &measured);
@@ -210,7 +211,7 @@ impl Bench<'_> {
                 self.log.until_quiet().await?;
                 measured.ours = Cost { seconds: seconds.unwrap_or(looked), cpu: self.operator_cpu()? - cpu };
             } else {
-                let (cpu, began, from) = (plain.cpu()?, Timestamp::now(), Instant::now());
+                let (cpu, began, from) = (plain::cpu()?, Timestamp::now(), Instant::now());
                 measured.fetch = plain.fetch()?;
                 let mut seconds = from.elapsed().as_secs_f64();
                 if let Some(changed) = &changed {
@@ -221,7 +222,7 @@ impl Bench<'_> {
                         .await?;
                     seconds = after(began, patched.last);
                 }
-                measured.plain = Cost { seconds, cpu: plain.cpu()? - cpu };
+                measured.plain = Cost { seconds, cpu: plain::cpu()? - cpu };
             }
         }
         self.tell(if changed.is_some() { "one changed file" } else { "no change" }, &measured);

@@ -53,12 +53,6 @@ impl Plain {
         written(object) && object.namespace.starts_with(&self.prefix)
     }
 
-    /// CPU time that this process and what it ran has used.
-    pub fn cpu(&self) -> anyhow::Result<f64> {
-        let own = super::process::cpu_seconds(std::process::id())?;
-        Ok(own + super::process::children_cpu_seconds()?)
-    }
-
     fn git(&self, arguments: &[&str]) -> anyhow::Result<Vec<u8>> {
         let mut command = Command::new("git");
         command.current_dir(self.directory.path()).args(["-c", "gc.auto=0"]).args(arguments);
@@ -76,11 +70,11 @@ impl Plain {
     }
 
     /// Fetches everything and reads all files; answers with how long the fetch took.
-    pub fn clone_from(&self, _: &Repository) -> anyhow::Result<f64> {
-        let fetch = self.fetch()?;
+    pub fn fetch_and_read(&self) -> anyhow::Result<f64> {
+        let fetched = self.fetch()?;
         let all = self.git(&["archive", "head"])?;
         ensure!(!all.is_empty(), "the mirror is empty");
-        Ok(fetch)
+        Ok(fetched)
     }
 
     /// Applies every object.
@@ -115,6 +109,11 @@ impl Plain {
         object["metadata"]["namespace"] = format!("{}-{number}", self.prefix).into();
         apply(&self.client, &object).await
     }
+}
+
+/// CPU time that this process and what it ran has used.
+pub fn cpu() -> anyhow::Result<f64> {
+    Ok(super::process::cpu_seconds(std::process::id())? + super::process::children_cpu_seconds()?)
 }
 
 async fn apply(client: &Client, object: &Value) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ impl Repository {
             client: plane.client(),
             name: format!("bench-{round}"),
             len,
-            stamp: Default::default(),
+            stamp: std::cell::RefCell::default(),
         };
         make_namespaces(&repository.client, &repository.name).await?;
         repository.repo.write("rules.json", &repository.policy().to_string());
@@ -176,7 +176,7 @@ fn object(prefix: &str, n: usize, value: &str) -> Value {
         "name": format!("app-{n}"), "namespace": format!("{prefix}-{}", n % NAMESPACES),
         "labels": {"app.kubernetes.io/part-of": "bench", "app.kubernetes.io/name": format!("app-{n}")},
     });
-    if n % DEPLOYMENTS == 0 {
+    if n.is_multiple_of(DEPLOYMENTS) {
         let labels = json!({"app": format!("app-{n}")});
         return json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata,
