@@ -1,6 +1,8 @@
 //! From wire types to domain values and back. Controllers, the webhook and the command line all use these: one meaning
 //! of valid.
 
+mod intervention;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
@@ -10,9 +12,12 @@ use super::{
     ApprovedImage, ImagePolicy,
     annotation::FORGET_REVOCATION,
     approved_image::Role as WireRole,
-    image_policy::{ApprovedFrom, Mode as WireMode, OnRevocation as WireOnRevocation},
+    image_policy::{
+        ApprovedFrom, Mode as WireMode, OnFailedRollout as WireOnFailedRollout,
+        OnRevocation as WireOnRevocation,
+    },
     release_history::{
-        Hold as WireHold, Outcome as WireOutcome, RecordedRollback, Rejected as WireRejected,
+        Hold as WireHold, Outcome as WireOutcome, RecordedRollback, Rejected as WireRejected, RejectionCause,
         Release as WireRelease, ReleaseContainer, ReleaseHistoryStatus,
         RollbackOutcome as WireRollbackOutcome,
     },
@@ -20,8 +25,10 @@ use super::{
 use crate::domain::{
     ledger::{Record, RecordKey, Role, Scope},
     pattern::Pattern,
-    policy::{Approval, Mode, OnRevocation, Operator, Policy, Requirement, Selector, Sources},
-    release::{History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
+    policy::{
+        Approval, Mode, OnFailedRollout, OnRevocation, Operator, Policy, Requirement, Selector, Sources,
+    },
+    release::{Cause, History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
 };
 
 /// Why an object that the API server accepted still means nothing.
@@ -112,6 +119,12 @@ impl ImagePolicy {
                 WireOnRevocation::LastGood => OnRevocation::LastGood,
                 WireOnRevocation::None => OnRevocation::None,
             }),
+            on_failed_rollout: rollback.and_then(|rollback| rollback.on_failed_rollout).map(
+                |said| match said {
+                    WireOnFailedRollout::LastGood => OnFailedRollout::LastGood,
+                    WireOnFailedRollout::None => OnFailedRollout::None,
+                },
+            ),
             healthy_for: rollback
                 .and_then(|rollback| rollback.healthy_for)
                 .map(|time| std::time::Duration::from_secs(time.as_secs())),
@@ -161,6 +174,7 @@ impl ReleaseHistoryStatus {
         let hold = self.hold.as_ref().map(|hold| Hold {
             since: hold.since.0,
             rejected: hold.rejected.iter().filter_map(|r| read_rejected(r, &mut unreadable)).collect(),
+            failed: hold.failed_release.clone(),
             target: hold.target.clone(),
             why: hold.reason.clone(),
         });
@@ -170,6 +184,7 @@ impl ReleaseHistoryStatus {
             releases,
             hold,
             rollbacks: self.rollbacks.iter().filter_map(read_rollback).collect(),
+            interventions: self.interventions.iter().map(intervention::read).collect(),
             gone_since: self.workload_gone_since.as_ref().map(|time| time.0),
         };
         (history, unreadable)
@@ -191,8 +206,13 @@ impl ReleaseHistoryStatus {
                         container: rejected.container.to_string(),
                         reference: rejected.reference.clone(),
                         digest: rejected.digest.as_ref().map(ToString::to_string),
+                        cause: match rejected.cause {
+                            Cause::Revoked => RejectionCause::Revoked,
+                            Cause::FailedRollout => RejectionCause::FailedRollout,
+                        },
                     })
                     .collect(),
+                failed_release: hold.failed.clone(),
                 target: hold.target.clone(),
                 reason: cut(&hold.why, 1024),
             }),
@@ -212,6 +232,7 @@ impl ReleaseHistoryStatus {
                     revoked: Vec::new(),
                 })
                 .collect(),
+            interventions: history.interventions.iter().map(intervention::write).collect(),
             workload_gone_since: history.gone_since.map(Time),
             ..Self::default()
         }
@@ -284,6 +305,10 @@ fn read_rejected(wire: &WireRejected, unreadable: &mut Vec<String>) -> Option<Re
             container,
             reference: wire.reference.clone(),
             digest: wire.digest.as_deref().and_then(|digest| digest.parse().ok()),
+            cause: match wire.cause {
+                RejectionCause::Revoked => Cause::Revoked,
+                RejectionCause::FailedRollout => Cause::FailedRollout,
+            },
         }),
         Err(why) => {
             unreadable.push(format!("hold: {why}"));
@@ -317,6 +342,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::intervention::{Effect, Intervention, Way};
 
     fn approved(value: serde_json::Value) -> ApprovedImage {
         serde_json::from_value(value).unwrap()
@@ -350,7 +376,7 @@ mod tests {
             "apiVersion": "countersign.dev/v1alpha1", "kind": "ImagePolicy",
             "metadata": {"name": "p", "namespace": "shop"},
             "spec": {"mode": "Enforce", "match": {"namespaceSelector": {"matchLabels": {"env": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]},
-                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "healthyFor": "5s"}},
+                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "onFailedRollout": "LastGood", "healthyFor": "5s"}},
         });
         let read =
             |root| serde_json::from_value::<ImagePolicy>(object.clone()).unwrap().policy(root).unwrap();
@@ -360,12 +386,13 @@ mod tests {
             (2, 1, 1)
         );
         assert_eq!((root.on_revocation, root.healthy_for.unwrap().as_secs()), (Some(OnRevocation::None), 5));
+        assert_eq!(root.on_failed_rollout, Some(OnFailedRollout::LastGood));
         let tenant = read("countersign-system");
         assert_eq!(
             (tenant.namespaces.0.len(), tenant.exclude_images.len(), tenant.exclude_namespaces.len()),
             (0, 0, 0)
         );
-        assert_eq!((tenant.on_revocation, tenant.healthy_for), (None, None));
+        assert_eq!((tenant.on_revocation, tenant.on_failed_rollout, tenant.healthy_for), (None, None, None));
     }
 
     /// A history that reads back differently would be written again and again, or lose a hold.
@@ -389,7 +416,9 @@ mod tests {
                 container: "containers/app".parse().unwrap(),
                 reference: "r".into(),
                 digest: Some(format!("sha256:{}", "ab".repeat(32)).parse().unwrap()),
+                cause: Cause::FailedRollout,
             }],
+            failed: Some("f".into()),
             target: good.id.clone(),
             why: "because".into(),
         });
@@ -400,6 +429,13 @@ mod tests {
             why: "because".into(),
             outcome: RollbackOutcome::InProgress,
         });
+        history.interventions = vec![Intervention {
+            way: Way::Retry,
+            value: "now".into(),
+            at: at(5),
+            effect: Effect::NothingToDo,
+            release: Some(good.id.clone()),
+        }];
         history.gone_since = Some(at(9));
         let text = serde_json::to_string(&ReleaseHistoryStatus::of(&history)).unwrap();
         let (back, unreadable) = serde_json::from_str::<ReleaseHistoryStatus>(&text).unwrap().history();

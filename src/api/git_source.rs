@@ -27,6 +27,10 @@ use crate::domain::duration::Duration;
     doc = "A git repository whose manifests the operator applies: approvals, policies and workloads. Deleting it deletes nothing that it applied.",
     validation = Rule::new("size(self.metadata.name) <= 63 && self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')")
         .message("metadata.name must be a DNS label of at most 63 characters: it becomes the value of a label"),
+    validation = Rule::new("has(self.spec.secretRef) || !self.spec.url.matches('^(ssh://|[^/:]+@)')")
+        .message("an ssh repository needs a key: name a Secret with identity and known_hosts in spec.secretRef"),
+    validation = Rule::new("!has(self.spec.secretRef) || !self.spec.url.matches('^(file://|/)')")
+        .message("a repository on the operator's machine needs no credentials: remove spec.secretRef"),
     printcolumn(name = "URL", type_ = "string", json_path = ".spec.url"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
@@ -36,12 +40,22 @@ use crate::domain::duration::Duration;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct GitSourceSpec {
-    /// Where the repository is: http://, https:// or file:// and what follows, or an absolute path on the
-    /// operator's machine. No user name and no password in it. Required.
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^(https?://[^/\s]+/|file:///|/)[^\s]+$"))]
-    #[x_kube(validation = Rule::new("!self.matches('^https?://[^/]*@')").message("no user name and no password in a URL: every reader of this object would see them"))]
+    /// Where the repository is: https://, http://, ssh://user@ or file:// and what follows, user@host:path, or an
+    /// absolute path on the operator's machine. No password in it, and no user name but ssh's. Required.
+    #[schemars(
+        length(min = 1, max = 2048),
+        regex(
+            pattern = r"^(https?://[^/\s]+/|ssh://[^/@\s]+@[^/\s]+/|[A-Za-z0-9._][A-Za-z0-9._-]*@[^/@\s]+:|file:///|/)[^\s]+$"
+        )
+    )]
+    #[x_kube(validation = Rule::new("!self.matches('^(https?://[^/]*@|ssh://[^/]*:[^/]*@)')").message("no user name and no password in a URL: every reader of this object would see them"))]
     pub url: String,
-    /// What to follow: a branch, a tag or a commit; exactly one of them. Required.
+    /// The Secret that opens the repository, in the namespace of this object. With https:// its keys are username and
+    /// password, or bearerToken; tls.crt and tls.key; ca.crt. With ssh they are identity and known_hosts, and
+    /// password if the key has a passphrase. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<SecretRef>,
+    /// What to follow: a branch, a tag, a range of versions or a commit; exactly one of them. Required.
     #[serde(rename = "ref")]
     pub reference: GitReference,
     /// Files and directories to apply, from the root of the repository. Default: the whole tree.
@@ -71,6 +85,25 @@ pub struct GitSourceSpec {
     #[serde(default = "default_max_withdrawals")]
     #[schemars(range(min = 0, max = 100_000))]
     pub max_withdrawals: u32,
+    /// The service account, in the namespace of the source, that it applies as. Outside of the operator's namespace
+    /// required. Default: the account that the operator was given for this, or its own rights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+    /// The namespace that all its objects are put into, whatever they say. Outside of the operator's namespace only
+    /// the source's own. Default: where each says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub target_namespace: Option<String>,
+    /// Sources of the same namespace that must be ready before this one is applied. Its revocations count all the
+    /// same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub depends_on: Vec<SourceRef>,
+    /// Where its git server says that something was pushed, so that it is looked at at once: POST
+    /// /hooks/NAMESPACE/NAME at the operator's --receiver-addr. Default: nobody says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receiver: Option<Receiver>,
     /// Whether the source rests: nothing is fetched and nothing applied, and it says so. Rollbacks and holds go
     /// on. Default false.
     #[serde(default)]
@@ -94,8 +127,8 @@ fn default_max_withdrawals() -> u32 {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 #[x_kube(
-    validation = Rule::new("[has(self.branch), has(self.tag), has(self.commit)].filter(given, given).size() == 1")
-        .message("give exactly one of branch, tag and commit")
+    validation = Rule::new("[has(self.branch), has(self.tag), has(self.semver), has(self.commit)].filter(given, given).size() == 1")
+        .message("give exactly one of branch, tag, semver and commit")
 )]
 pub struct GitReference {
     /// A branch, without refs/heads/.
@@ -108,10 +141,62 @@ pub struct GitReference {
     #[schemars(length(min = 1, max = 255), regex(pattern = r"^[^\s~^:?*\[\\/-][^\s~^:?*\[\\]*$"))]
     #[x_kube(validation = Rule::new("!self.contains('..')").message("no .. in the name of a tag"))]
     pub tag: Option<String>,
+    /// A range of versions, such as ">=1.2.0 <2.0.0", "1.4.x" or "~1.4 || ^2.1": the tag of the highest version in it.
+    /// Pre-releases only where the range names one of the same version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 255), regex(pattern = r"^[0-9A-Za-z.+*<>=~^|, -]+$"))]
+    pub semver: Option<String>,
     /// A commit, by its whole hash: 40 or 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub commit: Option<String>,
+}
+
+/// A GitSource of the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SourceRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 63), regex(pattern = schema::DNS_LABEL))]
+    pub name: String,
+}
+
+/// Who says that something was pushed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Receiver {
+    /// How the sender shows who it is: GitHub, Gitea and Generic sign the message, GitLab sends the token. Required.
+    #[serde(rename = "type")]
+    pub sender: SenderType,
+    /// The Secret in the namespace of the source whose key "token" holds what the sender and the operator share, at
+    /// least 16 bytes. Required.
+    pub secret_ref: SecretRef,
+}
+
+/// How a sender shows who it is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+#[schemars(inline)]
+pub enum SenderType {
+    /// X-Hub-Signature-256, an HMAC of the body.
+    GitHub,
+    /// X-Gitlab-Token, the token itself.
+    GitLab,
+    /// X-Gitea-Signature, an HMAC of the body; Forgejo sends it, too.
+    Gitea,
+    /// X-Signature: sha256= and an HMAC of the body in hexadecimal digits.
+    Generic,
+}
+
+/// A Secret in the namespace of the object that names it.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct SecretRef {
+    /// Its name. Required.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
 }
 
 /// What the operator found and did.
@@ -144,6 +229,11 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub accepted_commit: Option<String>,
+    /// The commit whose workloads were last handed over to be rolled out: lastAppliedCommit, but for a sync that is
+    /// under way or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
+    pub published_commit: Option<String>,
     /// The commit that is not applied until a person accepts it. Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_back: Option<HeldBack>,

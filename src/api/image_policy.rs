@@ -240,6 +240,12 @@ pub struct Rollback {
     /// matching policy says anything, or where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_revocation: Option<OnRevocation>,
+    /// What happens to a workload whose new release does not roll out in time because its containers started and
+    /// kept crashing. LastGood: it goes back to its last good release, once, and is held there. None: it stays.
+    /// Images that cannot be pulled, pods that find no node and quotas never send a release back. None where no
+    /// matching policy says anything, or where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_failed_rollout: Option<OnFailedRollout>,
     /// How long a release must run completely rolled out before it counts as good, in days, hours, minutes and
     /// seconds. 30s where no matching policy says anything; the longest where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -256,6 +262,19 @@ pub enum OnRevocation {
     #[default]
     LastGood,
     /// It keeps running, with an alarm.
+    None,
+}
+
+/// What happens to a workload whose new release does not roll out because its containers keep crashing.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum OnFailedRollout {
+    /// It goes back to its last good release, once, and is held there.
+    LastGood,
+    /// It stays.
+    #[default]
     None,
 }
 
@@ -309,7 +328,10 @@ pub struct ImagePolicyStatus {
     /// How many workloads the policy matches, and how they stand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<PolicyWorkloads>,
-    /// The first 20 images that are not permitted, by namespace, kind, name and container.
+    /// How many Pods, Jobs and ReplicaSets that belong to no workload the policy matches. They are never moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bare: Option<PolicyBare>,
+    /// The first 20 images that are not permitted, by namespace, kind, name and container; those of workloads first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub not_permitted: Vec<NotPermitted>,
@@ -325,6 +347,17 @@ pub struct PolicyWorkloads {
     /// Governed workloads whose images this policy permits, all of them.
     pub permitted: u32,
     /// Governed workloads with an image that this policy does not permit.
+    pub not_permitted: u32,
+}
+
+/// What a policy says of what belongs to no workload.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct PolicyBare {
+    /// Those with an image that the policy matches.
+    pub governed: u32,
+    /// Those with an image that this policy does not permit.
     pub not_permitted: u32,
 }
 

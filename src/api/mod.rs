@@ -14,6 +14,7 @@ pub mod release_history;
 mod schema;
 mod strict;
 mod walk;
+mod workload_kinds;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -28,6 +29,7 @@ pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};
 pub use strict::{Invalid, Problem, check_strict, check_update, read_strict};
+pub use workload_kinds::read_workload_kinds;
 
 /// The API group of every kind.
 pub const GROUP: &str = "countersign.dev";
@@ -43,6 +45,10 @@ pub mod annotation {
     pub const ACCEPT_COMMIT: &str = "countersign.dev/accept-commit";
     /// On an `ApprovedImage`: the digest whose revocation is let go.
     pub const FORGET_REVOCATION: &str = "countersign.dev/forget-revocation";
+    /// On a `ReleaseHistory`: why the hold on a release whose rollout failed is released. Taken up once for each value.
+    pub const RELEASE_HOLD: &str = "countersign.dev/release-hold";
+    /// On a `ReleaseHistory`, any value that was not there before: what failed is tried once more.
+    pub const RETRY: &str = "countersign.dev/retry";
     /// On the root Namespace: why nothing is moved for now.
     pub const PAUSED: &str = "countersign.dev/paused";
 }

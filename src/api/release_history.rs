@@ -128,6 +128,10 @@ pub struct ReleaseHistoryStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
     pub rollbacks: Vec<RecordedRollback>,
+    /// What people asked for by annotations of this object, and was taken up: the last 5 of each kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10), extend("x-kubernetes-list-type" = "atomic"))]
+    pub interventions: Vec<Intervention>,
     /// Since when the workload is gone. This history goes 30 days later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::timestamp")]
@@ -208,9 +212,14 @@ pub struct Hold {
     /// Since when.
     #[schemars(schema_with = "schema::timestamp")]
     pub since: Time,
-    /// The images that were rejected. The hold ends when permitted ones other than these are wanted.
+    /// The images that were rejected. The hold ends when permitted ones other than these are wanted, and after
+    /// a failed rollout of a workload that git owns when git asks for anything else in its pod template.
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub rejected: Vec<Rejected>,
+    /// The id of the release whose rollout failed, and is kept out. Absent: none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub failed_release: Option<String>,
     /// The id of the release that is held.
     #[schemars(length(min = 1, max = 64))]
     pub target: String,
@@ -234,6 +243,22 @@ pub struct Rejected {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 135), regex(pattern = schema::DIGEST))]
     pub digest: Option<String>,
+    /// Why it was rejected. Revoked: it was revoked. FailedRollout: its containers kept crashing.
+    #[serde(default)]
+    pub cause: RejectionCause,
+}
+
+/// Why an image was rejected.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum RejectionCause {
+    /// It was revoked.
+    #[default]
+    Revoked,
+    /// Its containers started and kept crashing.
+    FailedRollout,
 }
 
 /// One move back to an earlier release.
@@ -278,4 +303,49 @@ pub enum RollbackOutcome {
     Failed,
     /// There was no release to go back to; the workload keeps running.
     NoSafeRelease,
+}
+
+/// One thing that a person asked for by an annotation.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct Intervention {
+    /// What was asked for. ReleaseHold: that the hold on a release whose rollout failed ends. Retry: that what
+    /// failed is tried once more.
+    pub way: InterventionWay,
+    /// The value of the annotation. The same value is not taken up twice.
+    #[schemars(length(min = 1, max = 255))]
+    pub value: String,
+    /// When it was taken up.
+    #[schemars(schema_with = "schema::timestamp")]
+    pub at: Time,
+    /// What came of it. Done: it was done. NothingToDo: nothing was held or had failed. StillRevoked: the hold
+    /// stands, as what it keeps out is revoked.
+    pub effect: InterventionEffect,
+    /// The id of the release that it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub release: Option<String>,
+}
+
+/// What a person can ask for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum InterventionWay {
+    /// That a hold ends.
+    ReleaseHold,
+    /// That what failed is tried once more.
+    Retry,
+}
+
+/// What came of what a person asked for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum InterventionEffect {
+    /// It was done.
+    Done,
+    /// There was nothing to do.
+    NothingToDo,
+    /// What the hold keeps out is revoked.
+    StillRevoked,
 }

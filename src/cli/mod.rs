@@ -1,7 +1,10 @@
 //! The command line.
 
+mod backup;
+mod connect;
 mod crds;
 mod run;
+mod uninstall;
 
 use std::io::{self, Write};
 
@@ -17,10 +20,16 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Print what only the cluster knows: histories, revocations, inventories
+    Backup(backup::BackupArgs),
     /// Print the definitions of Countersign's kinds, for kubectl apply --server-side -f -
     Crds(crds::Args),
+    /// Put back what countersign backup printed, while no operator leads
+    Restore(backup::RestoreArgs),
     /// Run the operator
     Run(Box<run::Args>),
+    /// Remove the operator from a cluster so that nothing gets stuck; what it knows is kept
+    Uninstall(uninstall::Args),
 }
 
 /// Does what the command line asks for.
@@ -30,8 +39,11 @@ enum Command {
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     match cli.command {
+        Command::Backup(args) => backup::backup(&args, &mut out)?,
         Command::Crds(args) => crds::run(&args, &mut out)?,
+        Command::Restore(args) => backup::restore(&args, &mut out)?,
         Command::Run(args) => run::run(*args)?,
+        Command::Uninstall(args) => uninstall::run(&args, &mut out)?,
     }
     out.flush()?;
     Ok(())

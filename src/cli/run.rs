@@ -1,16 +1,24 @@
 //! `countersign run`: the operator.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::connect::{block_on, config};
 use crate::{
-    controllers::{self, Settings},
+    adapters::cluster::{Cluster, Fence},
+    api::read_workload_kinds,
+    controllers::{self, Clients, Settings, lead::Candidate},
+    domain::workload::configure,
     telemetry::{
         LogFormat, Metrics,
-        http::{Readiness, Server},
+        http::{PROBES, Readiness, Server, router},
         init_logs,
     },
 };
@@ -40,12 +48,29 @@ pub(super) struct Args {
         value_name = "ADDRESS:PORT"
     )]
     metrics_addr: SocketAddr,
+    /// The service account in the operator's namespace that git sources there apply as which name none; without it they
+    /// apply with the operator's own rights
+    #[arg(long, env = "COUNTERSIGN_APPLIER", value_name = "NAME")]
+    applier: Option<String>,
+    /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
+    /// not served unless given
+    #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
+    receiver_addr: Option<SocketAddr>,
     /// How many workloads are looked at at once
     #[arg(long, env = "COUNTERSIGN_CONCURRENCY", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     concurrency: u16,
     /// How far apart pins are that only add a digest to what already runs; each restarts pods of one workload
     #[arg(long, env = "COUNTERSIGN_PIN_INTERVAL_SECONDS", default_value_t = 2, value_name = "SECONDS")]
     pin_interval_seconds: u64,
+    /// Act only while holding the Lease `countersign` of the root namespace; without it a second operator would act as well
+    #[arg(long, env = "COUNTERSIGN_LEADER_ELECT", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    leader_elect: bool,
+    /// How often Pods and Jobs are looked at that belong to no workload; all pods are listed. 0: never
+    #[arg(long, env = "COUNTERSIGN_BARE_INTERVAL_SECONDS", default_value_t = 300, value_name = "SECONDS")]
+    bare_interval_seconds: u64,
+    /// A file that adds kinds with a pod template to those that are governed
+    #[arg(long, env = "COUNTERSIGN_WORKLOAD_KINDS", value_name = "FILE")]
+    workload_kinds: Option<PathBuf>,
     /// How logs are written
     #[arg(long, env = "COUNTERSIGN_LOG_FORMAT", default_value = "text", value_enum)]
     log_format: LogFormat,
@@ -56,30 +81,27 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     init_logs(args.log_format, &args.log).context("cannot set up logs")?;
-    // One TLS provider for everything; an error only says that it was chosen before.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(operate(args))
+    block_on(operate(args))
 }
 
 async fn operate(args: Args) -> anyhow::Result<()> {
+    if let Some(path) = &args.workload_kinds {
+        add_workload_kinds(path)?;
+    }
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     let started = readiness.part("start");
-    let server = Server::bind(args.metrics_addr).await?;
+    let server = Server::bind(args.metrics_addr, PROBES).await?;
     tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
-    let serving = tokio::spawn(server.serve(metrics.clone(), readiness.clone(), stop.clone()));
-    let mut config = kube::Config::infer().await.context(
-        "no cluster to talk to: neither a kubeconfig (KUBECONFIG, ~/.kube/config) nor a service account was found",
-    )?;
-    config.connect_timeout = Some(Duration::from_secs(10));
-    // Watches are made anew every minute; a connection that is silent for longer is dead.
-    config.read_timeout = Some(Duration::from_secs(90));
-    config.headers.push((
-        http::header::USER_AGENT,
-        http::HeaderValue::from_static(concat!("countersign/", env!("CARGO_PKG_VERSION"))),
-    ));
-    let client = kube::Client::try_from(config).context("cannot make a client of the cluster")?;
+    let serving = tokio::spawn(server.serve(router(metrics.clone(), readiness.clone()), stop.clone()));
+    let config = config().await?;
+    let fence = if args.leader_elect { Fence::shut() } else { Fence::open() };
+    let made = "cannot make a client of the cluster";
+    let acting = Cluster::connect(config.clone(), &fence).context(made)?;
+    let open = kube::Client::try_from(config).context(made)?;
+    let candidate =
+        args.leader_elect.then(|| Candidate::new(open.clone(), &args.root_namespace, fence, metrics.clone()));
+    let clients = Clients { acting, open };
     // Without it sources cannot be read, and say so; rollbacks and holds need none.
     if let Err(error) = std::fs::create_dir_all(&args.cache_dir) {
         let directory = args.cache_dir.display();
@@ -91,14 +113,29 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         cache_dir: args.cache_dir,
         kustomize: args.kustomize,
         concurrency: usize::from(args.concurrency),
+        bare_interval: Some(Duration::from_secs(args.bare_interval_seconds)).filter(|every| !every.is_zero()),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
+        receiver_addr: args.receiver_addr,
+        applier: args.applier,
     };
     started.ready();
-    let ended = controllers::run(client, settings, metrics, readiness, stop.clone()).await;
+    let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;
     stop.cancel();
     let _ = serving.await;
     ended.context("the operator ended")?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Before anything reads the table of kinds.
+fn add_workload_kinds(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    let content = std::fs::read(path).with_context(|| format!("cannot read --workload-kinds {shown}"))?;
+    let kinds = read_workload_kinds(&shown.to_string(), &content).map_err(anyhow::Error::msg)?;
+    let names: Vec<String> =
+        kinds.iter().map(|kind| format!("{} {}", kind.api_version(), kind.kind)).collect();
+    anyhow::ensure!(configure(kinds), "the workload kinds are configured already");
+    tracing::info!(kinds = names.join(", "), "workload kinds are added");
     Ok(())
 }
 

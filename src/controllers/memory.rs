@@ -11,9 +11,13 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Notify;
 
 use crate::{
+    adapters::cluster::Account,
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
+        bare::Report,
+        blocked::Blocked,
         image::{Digest, ImageRef, Repository},
+        intervention::Asked,
         inventory::Inventory,
         ledger::Ledger,
         plan::{Live, Manifest, State as Found},
@@ -31,6 +35,8 @@ pub type Key = (String, String);
 pub struct Desired {
     /// The source.
     pub source: Key,
+    /// The service account that the source applies as; `None`: the operator's own rights.
+    pub account: Option<Account>,
     /// What it says; `None` while the source cannot be read, or is suspended.
     pub manifest: Option<Arc<Manifest>>,
     /// Earlier versions in the source's git log; filled for workloads without a history.
@@ -48,12 +54,18 @@ pub struct Tracked {
     pub dirty: Option<tokio::time::Instant>,
     /// Whether the object exists.
     pub exists: bool,
+    /// The version that was seen or written last: a write that expects another is out of date.
+    pub version: Option<String>,
     /// The conditions as stored.
     pub conditions: Vec<crate::domain::condition::Recorded>,
     /// What goes wrong with it, if anything.
     pub problem: Option<String>,
     /// The last `countersign.dev/reconcile-requested-at` that was seen.
     pub requested: Option<String>,
+    /// What a person asks for on it.
+    pub asked: Asked,
+    /// What budgets keep from being evicted.
+    pub budget: Option<Blocked>,
 }
 
 /// What a plan said of its workload.
@@ -67,6 +79,8 @@ pub struct Said {
     pub missing: Vec<String>,
     /// Whether there is a release to go back to.
     pub fallback: bool,
+    /// What keeps a rollback from taking its full effect.
+    pub blocked: Option<Blocked>,
 }
 
 /// What was found out about a workload by its last plan.
@@ -130,6 +144,8 @@ pub struct State {
     pub findings: BTreeMap<WorkloadId, Finding>,
     /// What was last told of each workload in events.
     pub told: BTreeMap<WorkloadId, (Found, String)>,
+    /// What policies say of what belongs to no workload.
+    pub bare: Report,
     /// When the revocation of a digest was committed.
     pub revoked_at: BTreeMap<Digest, Timestamp>,
     /// Objects of ours that cannot be read, and why.

@@ -8,17 +8,23 @@
 //! ```
 
 pub mod approval;
+mod bare;
 mod changes;
+pub mod lead;
 pub mod memory;
 pub mod queue;
+pub mod receive;
 pub mod report;
 mod run;
+mod see;
 pub mod source;
+mod takeover;
 pub mod trail;
 pub mod watch;
 pub mod workload;
 
-pub use run::{Settings, StartError, run};
+pub use run::{Clients, RunError, Settings, run};
+pub use takeover::StartError;
 
 use std::{sync::Arc, time::Duration};
 
@@ -43,6 +49,8 @@ pub struct Ctx {
     pub memory: Memory,
     /// The operator's own namespace.
     pub root: String,
+    /// The service account of it that sources apply as which name none.
+    pub applier: Option<String>,
     /// What is counted.
     pub metrics: Metrics,
     /// What is loaded.
@@ -59,6 +67,8 @@ pub struct Ctx {
     pub approvals: Queue<Key>,
     /// Sources to look at.
     pub sources: Queue<Key>,
+    /// Who may say that something was pushed.
+    pub receivers: receive::Receivers,
     /// Histories and events to write.
     pub trail: Trail,
     /// Pins that only add a digest are spread in time.

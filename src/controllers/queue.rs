@@ -8,6 +8,10 @@ use std::{
     fmt::Debug,
     future::Future,
     hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,24 +24,35 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub struct Queue<T> {
     requests: mpsc::UnboundedSender<ScheduleRequest<T>>,
+    open: Arc<AtomicBool>,
 }
 
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Self {
-        Self { requests: self.requests.clone() }
+        Self { requests: self.requests.clone(), open: Arc::clone(&self.open) }
     }
 }
 
 /// What comes out of a queue; given to [`run`].
 pub struct Wishes<T>(mpsc::UnboundedReceiver<ScheduleRequest<T>>);
 
-/// A new queue.
+/// A new queue. Until it is opened wishes are dropped: whoever opens it asks for everything.
 pub fn queue<T>() -> (Queue<T>, Wishes<T>) {
     let (requests, wishes) = mpsc::unbounded_channel();
-    (Queue { requests }, Wishes(wishes))
+    (Queue { requests, open: Arc::default() }, Wishes(wishes))
 }
 
 impl<T> Queue<T> {
+    /// From now on wishes are kept.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether wishes are kept: whether this process acts.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Look at it as soon as possible.
     pub fn now(&self, id: T) {
         self.after(id, Duration::ZERO);
@@ -45,6 +60,9 @@ impl<T> Queue<T> {
 
     /// Look at it after a while, if nothing makes it happen before.
     pub fn after(&self, id: T, delay: Duration) {
+        if !self.is_open() {
+            return;
+        }
         // The receiver only goes when the process stops.
         let _ = self.requests.send(ScheduleRequest { message: id, run_at: Instant::now() + delay });
     }
@@ -60,6 +78,22 @@ pub enum Next {
     /// It failed: again, each time twice as long after, up to the bound.
     Retry,
 }
+
+impl Next {
+    /// The same, but not later than this.
+    #[must_use]
+    pub fn within(self, most: Option<Duration>) -> Self {
+        match (self, most) {
+            (Self::After(delay), Some(most)) => Self::After(delay.min(most)),
+            (Self::Wait, Some(most)) => Self::After(most),
+            (next @ (Self::Wait | Self::After(_) | Self::Retry), _) => next,
+        }
+    }
+}
+
+/// How long what is under way may take once the token is cancelled. Writes take less; what waits for a git server that does not
+/// answer must not keep a successor waiting.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Takes ids out of the queue until the token is cancelled, and then waits for what is under way. `look` is never run
 /// twice at once for one id, and `concurrency` times at once at most.
@@ -109,7 +143,10 @@ pub async fn run<T, F, Fut>(
             }
         }
     }
-    while tasks.join_next().await.is_some() {}
+    let all = async { while tasks.join_next().await.is_some() {} };
+    if tokio::time::timeout(GRACE, all).await.is_err() {
+        tracing::warn!(seconds = GRACE.as_secs(), "what is still under way is left");
+    }
 }
 
 /// A look that panics is a look that failed: it must not take the others with it, nor its id out of circulation.
@@ -163,6 +200,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_id_is_never_looked_at_twice_at_once_and_nothing_is_lost() {
         let (queue, wishes) = queue::<u32>();
+        queue.now(0);
+        queue.open();
         let stop = CancellationToken::new();
         let seen = Arc::new(Mutex::new(BTreeMap::<u32, usize>::new()));
         let at_once = Arc::new(AtomicUsize::new(0));
@@ -205,5 +244,29 @@ mod tests {
         stop.cancel();
         running.await.unwrap();
         assert_eq!(*seen.lock(), BTreeMap::from([(0, 2), (1, 3), (2, 2), (3, 2), (4, 1)]));
+    }
+
+    /// If this fails, a git server that hangs keeps the operator from ending, and its successor from leading.
+    #[tokio::test(start_paused = true)]
+    async fn what_hangs_does_not_keep_it_from_ending() {
+        let (queue, wishes) = queue::<u32>();
+        queue.open();
+        queue.now(0);
+        let stop = CancellationToken::new();
+        let (began, begun) = tokio::sync::oneshot::channel::<()>();
+        let began = Arc::new(Mutex::new(Some(began)));
+        let look = move |_| {
+            let began = began.lock().take();
+            async move {
+                began.unwrap().send(()).unwrap();
+                std::future::pending().await
+            }
+        };
+        let running = tokio::spawn(run(queue, wishes, 2, stop.clone(), look));
+        begun.await.unwrap();
+        let asked = Instant::now();
+        stop.cancel();
+        running.await.unwrap();
+        assert_eq!(asked.elapsed(), GRACE);
     }
 }

@@ -20,9 +20,10 @@ use crate::{
         approved_image::Standing as WireStanding,
         condition::{from_api, to_api},
         fit_status,
-        image_policy::{NotPermitted, PolicyWorkloads},
+        image_policy::{NotPermitted, PolicyBare, PolicyWorkloads},
     },
     domain::{
+        bare::Stray,
         condition::{Condition, READY, STALLED, Status, merge},
         ledger::{Record, Standing},
         plan::State as Found,
@@ -191,7 +192,9 @@ fn policy_statuses(ctx: &Ctx, memory: &State, now: Timestamp) -> Vec<(Key, Image
         .policy_objects
         .iter()
         .filter_map(|(key, object)| {
-            let (workloads, not_permitted) = policy_counts(memory, key);
+            let (workloads, mut not_permitted) = policy_counts(memory, key);
+            let bare = memory.bare.by_policy.get(key);
+            not_permitted.extend(bare.into_iter().flat_map(|of| &of.named).map(stray));
             let old = object.status.clone().unwrap_or_default();
             let generation = object.metadata.generation.unwrap_or(0);
             let recorded: Vec<_> = old.conditions.iter().map(from_api).collect();
@@ -202,11 +205,23 @@ fn policy_statuses(ctx: &Ctx, memory: &State, now: Timestamp) -> Vec<(Key, Image
                 conditions: merged.conditions.iter().map(to_api).collect(),
                 last_handled_reconcile_at: object.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
                 workloads: Some(workloads),
+                bare: bare.map(|of| PolicyBare { governed: of.governed, not_permitted: of.not_permitted }),
                 not_permitted,
             });
             (status != old).then(|| (key.clone(), status))
         })
         .collect()
+}
+
+fn stray(found: &Stray) -> NotPermitted {
+    NotPermitted {
+        namespace: found.namespace.clone(),
+        kind: found.kind.to_owned(),
+        name: found.name.clone(),
+        container: found.container.to_string(),
+        image: found.image.clone(),
+        reason: found.reason.message.clone(),
+    }
 }
 
 fn policy_counts(memory: &State, key: &Key) -> (PolicyWorkloads, Vec<NotPermitted>) {

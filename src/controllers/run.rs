@@ -1,42 +1,30 @@
 //! Starts everything: watches first, then what decides, once all that is decided by is loaded.
 
-use std::{fmt::Debug, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt::Debug, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kube::{Api, Client, ResourceExt, core::DeserializeGuard};
-use serde::de::DeserializeOwned;
+use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ctx, Pacer, Shared, approval,
+    Ctx, Pacer, Shared, approval, bare,
     changes::{Changes, spread},
-    memory::{Area, Desired, Key, Memory, State},
+    lead::{Candidate, Lost},
+    memory::{Key, Memory},
     queue::{self, queue},
-    report, source,
-    source::{content::workload_id, inventory},
+    receive, report,
+    see::watch_everything,
+    source,
+    takeover::{StartError, take_over},
     trail::{self, Trail},
-    watch::{Seen, watch},
-    workload::{self, News, keep_live},
+    workload::{self},
 };
 use crate::{
-    adapters::{
-        cluster::{self, Cluster, Raw, api_resource, live},
-        git::Mirrors,
-        kustomize::Kustomize,
-    },
-    api::{
-        ApprovedImage, GitSource, ImagePolicy, ReleaseHistory,
-        annotation::{PAUSED, RECONCILE_REQUESTED_AT},
-    },
-    domain::{
-        ledger::RecordKey,
-        policy::Namespace,
-        workload::{KINDS, Kind, WorkloadId},
-    },
+    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
+    domain::workload::WorkloadId,
     telemetry::{
-        Metrics,
-        http::{PartHandle, Readiness},
+        self, Metrics,
+        http::{Readiness, Server},
     },
 };
 
@@ -53,414 +41,165 @@ pub struct Settings {
     pub concurrency: usize,
     /// How far apart pins are that only add a digest to what already runs.
     pub pin_interval: Duration,
+    /// The service account of the root namespace that sources of it apply as which name none; absent: the operator's rights.
+    pub applier: Option<String>,
+    /// Where pushes are received, if they are.
+    pub receiver_addr: Option<SocketAddr>,
+    /// How often what belongs to no workload is looked at, if at all.
+    pub bare_interval: Option<Duration>,
 }
 
-/// Why it cannot start.
+/// How the API server is asked.
+pub struct Clients {
+    /// For what only the one that leads may do: a fence holds its writes.
+    pub acting: Cluster,
+    /// For what every replica may write.
+    pub open: Client,
+}
+
+/// Why it ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
-pub enum StartError {
-    #[error("the inventories of the sources cannot be read")]
-    Inventories(#[source] cluster::Error),
-    #[error("the inventories of the sources cannot be read, and without them ownership is unknown: {}", .0.join("; "))]
-    BrokenInventories(Vec<String>),
+pub enum RunError {
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Receiver(telemetry::http::Error),
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    #[error("what keeps the lease ended")]
+    Keeping(#[source] tokio::task::JoinError),
 }
 
-/// How long a look waits that could not change anything but what is recorded, while actions are under way.
-const AFTER_ACTIONS: Duration = Duration::from_secs(1);
 /// How many sources are synced at once: one whose server hangs takes a place for as long as its timeout.
 const SOURCES: usize = 16;
 
-/// Runs until the token is cancelled.
+/// What the queues run.
+struct Wishes {
+    workloads: queue::Wishes<WorkloadId>,
+    sources: queue::Wishes<Key>,
+    approvals: queue::Wishes<Key>,
+}
+
+/// Runs until the token is cancelled: watches, and acts while it leads. Without a candidate it leads at once.
 pub async fn run(
-    client: Client,
+    clients: Clients,
     settings: Settings,
     metrics: Metrics,
     readiness: Readiness,
+    candidate: Option<Candidate>,
     stop: CancellationToken,
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let (workloads, workload_wishes) = queue();
     let (sources, source_wishes) = queue();
     let (approvals, approval_wishes) = queue();
+    let wishes = Wishes { workloads: workload_wishes, sources: source_wishes, approvals: approval_wishes };
     let ctx = Arc::new(Ctx {
-        cluster: Cluster::new(client),
+        cluster: clients.acting,
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
+        applier: settings.applier.clone(),
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),
         kustomize: Kustomize::new(&settings.cache_dir, settings.kustomize.clone()),
         source_state: source::Sources::default(),
-        workloads: workloads.clone(),
-        approvals: approvals.clone(),
-        sources: sources.clone(),
+        workloads,
+        approvals,
+        sources,
+        receivers: receive::Receivers::new(Cluster::new(clients.open)),
         trail: Trail::default(),
         pacer: Pacer::new(settings.pin_interval),
     });
     let mut tasks = JoinSet::new();
+    if let Some(addr) = settings.receiver_addr {
+        let server = Server::bind(addr, receive::PURPOSE).await.map_err(RunError::Receiver)?;
+        tracing::info!(address = %server.addr(), "receiving pushes");
+        tasks.spawn(server.serve(receive::router(Arc::clone(&ctx)), stop.clone()));
+        tasks.spawn(receive::keep(Arc::clone(&ctx), stop.clone()));
+    }
     let changes = Changes::default();
     watch_everything(&ctx, &changes, &mut tasks, &stop);
-    let owned = ctx.readiness.part("inventories");
-    load_inventories(&ctx).await?;
-    owned.ready();
     while !ctx.readiness.is_ready() {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = tokio::time::sleep(Duration::from_millis(20)) => {}
         }
     }
-    forget_sources_that_are_gone(&ctx);
-    // What was applied last is read from the mirrors before anything is planned: until its remote answers, a source goes on.
-    let known: Vec<_> = ctx.memory.read().sources.values().cloned().collect();
-    for source in known {
-        source::recover(&ctx, &source).await;
+    let acted = CancellationToken::new();
+    let until = acted.clone();
+    let mut keeping = if let Some(candidate) = candidate {
+        let lease = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = all_end(&mut tasks, &stop) => return Ok(()),
+            lease = candidate.acquire() => lease,
+        };
+        tokio::spawn(async move { candidate.keep(lease, &until).await })
+    } else {
+        ctx.metrics.set_leader(true);
+        tokio::spawn(async move {
+            until.cancelled().await;
+            Ok(())
+        })
+    };
+    let ended = tokio::select! {
+        ended = act(&ctx, changes, wishes, &settings, &mut tasks, &stop) => ended,
+        // Nothing it does has an effect any more.
+        kept = &mut keeping => return Ok(kept.map_err(RunError::Keeping)??),
+    };
+    acted.cancel();
+    keeping.await.map_err(RunError::Keeping)??;
+    Ok(ended?)
+}
+
+/// Takes over from whoever led before, and acts until the token is cancelled.
+async fn act(
+    ctx: &Shared,
+    changes: Changes,
+    wishes: Wishes,
+    settings: &Settings,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), StartError> {
+    tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        taken = take_over(ctx) => taken?,
     }
-    tracing::info!(workloads = ctx.memory.read().live.len(), "everything is loaded");
     changes.everything();
-    for key in ctx.memory.read().sources.keys() {
-        sources.now(key.clone());
-    }
-    for key in ctx.memory.read().approvals.keys() {
-        approvals.now(key.clone());
-    }
-    tasks.spawn(spread(Arc::clone(&ctx), changes, stop.clone()));
+    tasks.spawn(spread(Arc::clone(ctx), changes, stop.clone()));
     let last = CancellationToken::new();
-    let trailing = tokio::spawn(trail::run(Arc::clone(&ctx), last.clone()));
-    tasks.spawn(report::run(Arc::clone(&ctx), stop.clone()));
-    let at = |ctx: &Shared| Arc::clone(ctx);
-    let (a, b, c) = (at(&ctx), at(&ctx), at(&ctx));
-    let look = move |id| workload::look(Arc::clone(&a), id);
-    tasks.spawn(queue::run(workloads, workload_wishes, settings.concurrency, stop.clone(), look));
-    let look = move |key| source::look(Arc::clone(&b), key);
-    tasks.spawn(queue::run(sources, source_wishes, SOURCES, stop.clone(), look));
-    let look = move |key| approval::look(Arc::clone(&c), key);
-    tasks.spawn(queue::run(approvals, approval_wishes, SOURCES, stop.clone(), look));
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            tracing::error!(%error, "a part of the operator panicked; it stops, to be started anew");
-            stop.cancel();
-        }
+    let trailing = tokio::spawn(trail::run(Arc::clone(ctx), last.clone()));
+    tasks.spawn(report::run(Arc::clone(ctx), stop.clone()));
+    if let Some(every) = settings.bare_interval {
+        tasks.spawn(bare::run(Arc::clone(ctx), every, stop.clone()));
     }
+    let at = |ctx: &Shared| Arc::clone(ctx);
+    let (a, b, c) = (at(ctx), at(ctx), at(ctx));
+    let look = move |id| workload::look(Arc::clone(&a), id);
+    tasks.spawn(queue::run(
+        ctx.workloads.clone(),
+        wishes.workloads,
+        settings.concurrency,
+        stop.clone(),
+        look,
+    ));
+    let look = move |key| source::look(Arc::clone(&b), key);
+    tasks.spawn(queue::run(ctx.sources.clone(), wishes.sources, SOURCES, stop.clone(), look));
+    let look = move |key| approval::look(Arc::clone(&c), key);
+    tasks.spawn(queue::run(ctx.approvals.clone(), wishes.approvals, SOURCES, stop.clone(), look));
+    all_end(tasks, stop).await;
     // The last actions are done: what they left to record is recorded.
     last.cancel();
     let _ = trailing.await;
     Ok(())
 }
 
-fn watch_everything(ctx: &Shared, changes: &Changes, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
-    let client = ctx.cluster.client();
-    for kind in KINDS {
-        let api: Api<Raw> = Api::all_with(client.clone(), &api_resource(kind));
-        let (at, part) = (Arc::clone(ctx), ctx.readiness.part(kind.plural));
-        tasks.spawn(watch(api, part, stop.clone(), move |seen| see_workload(&at, kind, seen)));
-    }
-    let (at, told) = (Arc::clone(ctx), changes.clone());
-    let part = ctx.readiness.part("namespaces");
-    let see = move |seen| see_namespace(&at, &told, seen);
-    tasks.spawn(watch(Api::<NamespaceObject>::all(client), part, stop.clone(), see));
-    let (at, told) = (Arc::clone(ctx), changes.clone());
-    watch_own(ctx, "approvals", tasks, stop, move |seen| see_approval(&at, &told, seen));
-    let (at, told) = (Arc::clone(ctx), changes.clone());
-    watch_own(ctx, "policies", tasks, stop, move |seen| see_policy(&at, &told, seen));
-    let at = Arc::clone(ctx);
-    watch_own(ctx, "sources", tasks, stop, move |seen| see_source(&at, seen));
-    let at = Arc::clone(ctx);
-    watch_own(ctx, "histories", tasks, stop, move |seen| see_history(&at, seen));
-}
-
-/// Watches one of our kinds. An object that cannot be read is a change too: it must not hide the others.
-fn watch_own<K>(
-    ctx: &Shared,
-    name: &'static str,
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-    mut see: impl FnMut(Seen<Own<K>>) + Send + 'static,
-) where
-    K: kube::Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let api: Api<DeserializeGuard<K>> = Api::all(ctx.cluster.client());
-    let part: PartHandle = ctx.readiness.part(name);
-    let memory = ctx.memory.clone();
-    let see = move |seen: Seen<DeserializeGuard<K>>| {
-        let seen = match seen {
-            Seen::Gone(key) => Seen::Gone(key),
-            Seen::There(guard) => {
-                let key = (guard.namespace().unwrap_or_default(), guard.name_any());
-                Seen::There(Own { key, object: guard.0.map_err(|invalid| invalid.error) })
-            }
-        };
-        see(seen);
-        memory.news().notify_waiters();
-    };
-    tasks.spawn(watch(api, part, stop.clone(), see));
-}
-
-/// An object of ours, or why it cannot be read.
-struct Own<K> {
-    key: Key,
-    object: Result<K, String>,
-}
-
-/// Keeps why an object cannot be read, or that it can.
-fn note_validity(memory: &mut State, kind: &'static str, key: &Key, invalid: Option<String>) {
-    match invalid {
-        Some(why) => {
-            tracing::error!(
-                kind,
-                namespace = key.0,
-                name = key.1,
-                why,
-                "an object cannot be read and does not count"
-            );
-            memory.invalid.insert((kind, key.clone()), why);
+/// Waits until all tasks have ended; one that panics ends the others.
+async fn all_end(tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a part of the operator panicked; it stops, to be started anew");
+            stop.cancel();
         }
-        None => {
-            memory.invalid.remove(&(kind, key.clone()));
-        }
-    }
-}
-
-fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
-    let id = match seen {
-        Seen::Gone((namespace, name)) => {
-            let id = WorkloadId { kind, namespace, name };
-            let mut memory = ctx.memory.write();
-            memory.live.remove(&id);
-            if !memory.desired.contains_key(&id) && !memory.histories.contains_key(&id) {
-                memory.findings.remove(&id);
-            }
-            id
-        }
-        Seen::There(object) => {
-            let Some(seen) = live(kind, object.into_value()) else { return };
-            let id = seen.id.clone();
-            let news = keep_live(&mut ctx.memory.write(), seen.id, seen.live);
-            if news == News::Status && !ctx.trail.is_calm() {
-                // Actions come first: what only tells how far a rollout is can wait until they are done.
-                ctx.workloads.after(id, AFTER_ACTIONS);
-                return;
-            }
-            id
-        }
-    };
-    if ctx.readiness.is_ready() {
-        ctx.workloads.now(id);
-    }
-}
-
-fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
-    let mut memory = ctx.memory.write();
-    let (name, area) = match seen {
-        Seen::Gone((_, name)) => (name, None),
-        Seen::There(object) => {
-            let name = object.name_any();
-            if name == ctx.root {
-                let paused = object.annotations().get(PAUSED).cloned();
-                if memory.paused != paused {
-                    tracing::warn!(paused = paused.as_deref().unwrap_or("no"), "pause");
-                    memory.paused = paused;
-                    memory.rules += 1;
-                    changes.everything();
-                }
-            }
-            let namespace = Namespace { name: name.clone(), labels: Some(object.labels().clone()) };
-            (name, Some(Area { namespace, ending: object.metadata.deletion_timestamp.is_some() }))
-        }
-    };
-    let before = memory.namespaces.get(&name).cloned();
-    if before == area {
-        return;
-    }
-    match area.clone() {
-        Some(area) => memory.namespaces.insert(name.clone(), area),
-        None => memory.namespaces.remove(&name),
-    };
-    if area.is_some_and(|area| area.ending) {
-        for key in memory.approvals.keys().filter(|key| key.0 == name) {
-            ctx.approvals.now(key.clone());
-        }
-    }
-    memory.rules += 1;
-    drop(memory);
-    changes.note(|changed| {
-        changed.namespaces.insert(name);
-    });
-}
-
-fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
-    let mut touched = Vec::new();
-    let mut memory = ctx.memory.write();
-    match seen {
-        Seen::Gone(key) => {
-            memory.approvals.remove(&key);
-            note_validity(&mut memory, "ApprovedImage", &key, None);
-            touched.extend(memory.ledger.remove(&record_key(&key)));
-        }
-        Seen::There(Own { key, object }) => {
-            if object
-                .as_ref()
-                .is_ok_and(|object| is_older(object, memory.approvals.get(&key).map(AsRef::as_ref)))
-            {
-                return;
-            }
-            let record = match &object {
-                Ok(object) => object.record(&ctx.root).map_err(|error| error.to_string()),
-                Err(why) => Err(why.clone()),
-            };
-            if let Ok(object) = object {
-                memory.approvals.insert(key.clone(), Arc::new(object));
-            }
-            note_validity(&mut memory, "ApprovedImage", &key, record.as_ref().err().cloned());
-            // What cannot be read keeps counting as it last could: a revocation must not vanish.
-            if let Ok(record) = record {
-                let before = memory.ledger.get(&record_key(&key)).cloned();
-                if memory.ledger.insert(record.clone()) {
-                    touched.extend(before);
-                    touched.push(record);
-                }
-            }
-            ctx.approvals.now(key);
-        }
-    }
-    memory.rules += u64::from(!touched.is_empty());
-    drop(memory);
-    if !touched.is_empty() {
-        changes.note(|changed| {
-            for record in touched {
-                changed.repositories.insert(record.repository);
-                changed.digests.insert(record.digest);
-            }
-        });
-    }
-}
-
-fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
-    let mut memory = ctx.memory.write();
-    let changed = match seen {
-        Seen::Gone(key) => {
-            memory.policy_objects.remove(&key);
-            note_validity(&mut memory, "ImagePolicy", &key, None);
-            memory.policies.remove(&key).is_some()
-        }
-        Seen::There(Own { key, object }) => {
-            let policy = match &object {
-                Ok(object) => object.policy(&ctx.root).map_err(|error| error.to_string()),
-                Err(why) => Err(why.clone()),
-            };
-            if let Ok(object) = object {
-                memory.policy_objects.insert(key.clone(), Arc::new(object));
-            }
-            note_validity(&mut memory, "ImagePolicy", &key, policy.as_ref().err().cloned());
-            match policy {
-                Ok(policy) => memory.policies.insert(key, policy.clone()) != Some(policy),
-                Err(_) => false,
-            }
-        }
-    };
-    memory.rules += u64::from(changed);
-    drop(memory);
-    if changed {
-        changes.everything();
-    }
-}
-
-fn see_source(ctx: &Ctx, seen: Seen<Own<GitSource>>) {
-    let mut memory = ctx.memory.write();
-    let key = match seen {
-        Seen::Gone(key) => {
-            memory.sources.remove(&key);
-            note_validity(&mut memory, "GitSource", &key, None);
-            key
-        }
-        Seen::There(Own { key, object }) => {
-            note_validity(&mut memory, "GitSource", &key, object.as_ref().err().cloned());
-            let Ok(object) = object else { return };
-            let asked = |source: &GitSource| (source.spec.clone(), source.annotations().clone());
-            let known = memory.sources.get(&key).map(|known| asked(known));
-            let news = known.is_none_or(|known| known != asked(&object));
-            memory.sources.insert(key.clone(), Arc::new(object));
-            if !news {
-                return;
-            }
-            key
-        }
-    };
-    drop(memory);
-    if ctx.readiness.is_ready() {
-        ctx.sources.now(key);
-    }
-}
-
-fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
-    let loaded = ctx.readiness.is_ready();
-    let mut memory = ctx.memory.write();
-    match seen {
-        Seen::Gone(key) => {
-            note_validity(&mut memory, "ReleaseHistory", &key, None);
-            let found = memory.histories.iter_mut().find(|(id, _)| trail::history_name(id) == key.1);
-            // Only the operator removes histories, after it forgot them: what is still known here was removed by somebody else.
-            if let Some((_, tracked)) = found {
-                tracked.exists = false;
-                tracked.dirty = Some(tokio::time::Instant::now());
-                ctx.trail.wake();
-            }
-        }
-        Seen::There(Own { key, object }) => {
-            note_validity(&mut memory, "ReleaseHistory", &key, object.as_ref().err().cloned());
-            let Ok(object) = object else { return };
-            let asked = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
-            let Some((id, tracked, unreadable)) = trail::stored(&object) else { return };
-            for why in unreadable {
-                tracing::error!(history = key.1, why, "a part of a history cannot be read");
-            }
-            if !loaded {
-                memory.histories.insert(id.clone(), tracked);
-            }
-            let known =
-                memory.histories.get_mut(&id).filter(|known| asked.is_some() && known.requested != asked);
-            if let Some(known) = known {
-                known.requested = asked;
-                known.dirty.get_or_insert_with(tokio::time::Instant::now);
-                ctx.trail.wake();
-                ctx.workloads.now(id);
-            }
-        }
-    }
-}
-
-/// Whether an object is an earlier version of a known one: from an API server that is behind.
-fn is_older(object: &ApprovedImage, known: Option<&ApprovedImage>) -> bool {
-    let version =
-        |object: &ApprovedImage| object.resource_version().and_then(|version| version.parse::<u64>().ok());
-    known.is_some_and(|known| known.uid() == object.uid() && version(object) < version(known))
-}
-
-fn record_key(key: &Key) -> RecordKey {
-    RecordKey { namespace: key.0.clone(), name: key.1.clone() }
-}
-
-/// Which source owns what; until a source is read, its workloads are known to be its own and nothing more.
-async fn load_inventories(ctx: &Ctx) -> Result<(), StartError> {
-    let loaded = inventory::load(&ctx.cluster, &ctx.root).await.map_err(StartError::Inventories)?;
-    if !loaded.lost.is_empty() {
-        return Err(StartError::BrokenInventories(loaded.lost));
-    }
-    let mut memory = ctx.memory.write();
-    for (key, inventory) in loaded.inventories {
-        let inventory = Arc::new(inventory);
-        for id in inventory.iter().filter_map(workload_id) {
-            let desired = Desired { source: key.clone(), manifest: None, earlier: Arc::default() };
-            memory.desired.insert(id, desired);
-        }
-        ctx.source_state.loaded(&key, &inventory);
-        memory.inventories.insert(key, inventory);
-    }
-    Ok(())
-}
-
-/// Sources that were deleted while the operator was away.
-fn forget_sources_that_are_gone(ctx: &Ctx) {
-    let memory = ctx.memory.read();
-    for key in memory.inventories.keys().filter(|key| !memory.sources.contains_key(*key)) {
-        ctx.sources.now(key.clone());
     }
 }

@@ -11,9 +11,10 @@ use std::{
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
+use kube::ResourceExt;
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::{
     adapters::cluster::Error,
     api::{
         ReleaseHistory, ReleaseHistoryStatus,
+        annotation::{RELEASE_HOLD, RETRY},
         condition::to_api,
         convert::cut,
         fitted_status,
@@ -34,6 +36,7 @@ use crate::{
     },
     domain::{
         condition::{Condition, READY, RECONCILING, Status, merge},
+        intervention::Asked,
         ownership::MANAGER,
         plan::State as Found,
         release::{Outcome, RollbackOutcome},
@@ -168,15 +171,17 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     let outcome = write(ctx, id, &tracked).await;
     let counted = if outcome.is_ok() { WriteOutcome::Done } else { WriteOutcome::Failed };
     ctx.metrics.history_write(counted);
-    let conditions = outcome?;
+    let Written { conditions, version } = outcome?;
     if let Some(now) = ctx.memory.write().histories.get_mut(id) {
         now.exists = true;
+        now.version = version;
         now.conditions = conditions;
         // What changed while it was written is still to be written.
         if now.history == tracked.history
             && now.said == tracked.said
             && now.requested == tracked.requested
             && now.problem == tracked.problem
+            && now.budget == tracked.budget
         {
             now.dirty = None;
         }
@@ -184,12 +189,15 @@ pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     Ok(())
 }
 
-async fn write(
-    ctx: &Ctx,
-    id: &WorkloadId,
-    tracked: &Tracked,
-) -> Result<Vec<crate::domain::condition::Recorded>, Error> {
+/// A history as it was stored.
+struct Written {
+    conditions: Vec<crate::domain::condition::Recorded>,
+    version: Option<String>,
+}
+
+async fn write(ctx: &Ctx, id: &WorkloadId, tracked: &Tracked) -> Result<Written, Error> {
     let name = history_name(id);
+    let mut version = tracked.version.clone();
     if !tracked.exists {
         let spec = ReleaseHistorySpec {
             workload_ref: WorkloadRef {
@@ -203,7 +211,7 @@ async fn write(
             "apiVersion": "countersign.dev/v1alpha1", "kind": "ReleaseHistory",
             "metadata": {"name": name, "namespace": ctx.root}, "spec": spec,
         });
-        ctx.cluster.apply(&object, MANAGER).await?;
+        version = version_of(&ctx.cluster.apply(&object, MANAGER).await?);
     }
     let merged = merge(&tracked.conditions, &conditions(tracked), 1, now());
     let mut status = ReleaseHistoryStatus::of(&tracked.history);
@@ -211,13 +219,24 @@ async fn write(
     status.last_handled_reconcile_at.clone_from(&tracked.requested);
     status.conditions = merged.conditions.iter().map(to_api).collect();
     let status = fitted_status::<ReleaseHistory>(&status);
-    ctx.cluster.report::<ReleaseHistory, _>(&ctx.root, &name, &status).await?;
-    Ok(merged.conditions)
+    let report = async |version: Option<&str>| {
+        ctx.cluster.report_on::<ReleaseHistory, _>(&ctx.root, &name, &status, version).await
+    };
+    let stored = match report(version.as_deref()).await {
+        // A person may have annotated it. A write that was on its way while another led stays refused: its fence is shut.
+        Err(error) if error.code() == Some(409) => report(None).await?,
+        answer => answer?,
+    };
+    Ok(Written { conditions: merged.conditions, version: version_of(&stored) })
+}
+
+fn version_of(object: &Value) -> Option<String> {
+    object.pointer("/metadata/resourceVersion").and_then(Value::as_str).map(str::to_owned)
 }
 
 /// What `kubectl get releasehistories` says.
 fn conditions(tracked: &Tracked) -> Vec<Condition> {
-    let Said { state, message, missing, fallback } = &tracked.said;
+    let Said { state, message, missing, fallback, blocked } = &tracked.said;
     let proof = tracked.history.present().map_or("", |release| match release.outcome {
         Outcome::Good => "; good",
         Outcome::Failed => "; its rollout failed",
@@ -255,6 +274,10 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
             "if its release is revoked there is none to go back to; it would keep running, with an alarm";
         said.push(Condition::new("Fallback", Status::False, "NoFallback", message));
     }
+    if let Some(blocked) = blocked.as_ref().or(tracked.budget.as_ref()) {
+        let shown = cut(&blocked.message, 2000);
+        said.push(Condition::new("Blocked", Status::True, blocked.by.reason(), shown));
+    }
     if matches!(state, Some(Found::NoSafeRelease)) && !is(RollbackOutcome::Failed) {
         said.push(Condition::new("Stalled", Status::True, "NoSafeRelease", message.as_str()));
     }
@@ -282,16 +305,23 @@ pub fn reference(id: &WorkloadId, uid: Option<&str>) -> ObjectReference {
     }
 }
 
-/// Histories that are stored, by workload, from what the watch saw.
-pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked, Vec<String>)> {
+/// A stored history, and whose it is. A part that cannot be read is left out, and told.
+pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked)> {
     let at = &object.spec.workload_ref;
     let kind = crate::domain::workload::Kind::find(&at.api_version, &at.kind)?;
     let id = WorkloadId { kind, namespace: at.namespace.clone(), name: at.name.clone() };
     let status = object.status.clone().unwrap_or_default();
     let (history, unreadable) = status.history();
+    for why in unreadable {
+        tracing::error!(workload = %id, why, "a part of a history cannot be read");
+    }
     let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
     let requested = status.last_handled_reconcile_at.clone();
-    Some((id, Tracked { history, conditions, requested, exists: true, ..Tracked::default() }, unreadable))
+    let version = object.resource_version();
+    let asked = Asked::new(object.annotations().get(RELEASE_HOLD), object.annotations().get(RETRY));
+    let tracked =
+        Tracked { history, conditions, requested, version, asked, exists: true, ..Tracked::default() };
+    Some((id, tracked))
 }
 
 #[cfg(test)]

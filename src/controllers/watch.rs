@@ -27,10 +27,24 @@ pub enum Seen<K> {
     Gone(Key),
 }
 
+/// What it means that the API server does not serve a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unserved {
+    /// Its definition is still to come: nothing is loaded before.
+    Waits,
+    /// There is none of it, and may never be.
+    IsNone,
+}
+
 /// Watches until the token is cancelled; the part becomes ready with the first complete list. What vanished while the watch
 /// was broken comes as [`Seen::Gone`] too.
-pub async fn watch<K>(api: Api<K>, loaded: PartHandle, stop: CancellationToken, mut see: impl FnMut(Seen<K>))
-where
+pub async fn watch<K>(
+    api: Api<K>,
+    unserved: Unserved,
+    loaded: PartHandle,
+    stop: CancellationToken,
+    mut see: impl FnMut(Seen<K>),
+) where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(500);
@@ -68,11 +82,24 @@ where
                 known.remove(&key(&object));
                 see(Seen::Gone(key(&object)));
             }
+            Some(Err(error)) if unserved == Unserved::IsNone && is_not_served(&error) => {
+                for gone in std::mem::take(&mut known) {
+                    see(Seen::Gone(gone));
+                }
+                loaded.ready();
+            }
             Some(Err(error)) => {
                 let kind = std::any::type_name::<K>().rsplit("::").next().unwrap_or_default();
                 tracing::warn!(kind, %error, "a watch failed and is made anew");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+fn is_not_served(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status)) => status.code == 404,
+        _ => false,
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{
     Ctx, Shared,
-    memory::{Finding, Said, State},
+    memory::{Finding, Said, State, Tracked},
     now,
     queue::Next,
     trail::{self, reference},
@@ -19,7 +19,7 @@ use crate::{
     domain::{
         drift::Applied,
         inventory::ObjectId,
-        plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan},
+        plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan, pods_matter},
         policy::Judge,
         release::{History, Outcome},
         rollout::Rollout,
@@ -30,6 +30,9 @@ use crate::{
 
 mod beyond;
 mod find;
+mod leftover;
+mod pods;
+mod rights;
 mod tell;
 
 use find::find;
@@ -100,6 +103,12 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
         tracing::warn!(workload = %id, error = %error.explain(), "how far its rollout is cannot be looked up");
     }
+    if asks_for_pods(ctx, id, now)
+        && let Err(error) = pods::look(ctx, id).await
+    {
+        ctx.metrics.reconcile_error(Controller::Workload, Stage::Observe);
+        tracing::warn!(workload = %id, error = %error.explain(), "why its pods do not come up cannot be looked up");
+    }
     note_health(ctx, id, now);
     let missing = missing_config(ctx, id).await;
     let before = history(&ctx.memory.read(), id);
@@ -112,7 +121,8 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     let Some(action) = &plan.action else {
         remember(ctx, id, &plan, None);
         tell(ctx, id, &before, &plan);
-        return Ok(recheck(ctx, id, &plan, now));
+        let again = leftover::look(ctx, id, now).await.map_err(|error| (Stage::Act, error))?;
+        return Ok(recheck(ctx, id, &plan, now).within(again));
     };
     if action.step == Step::Pin
         && let Err(wait) = ctx.pacer.turn()
@@ -120,7 +130,7 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         return Ok(Next::After(wait));
     }
     let acting = ctx.trail.acting();
-    let outcome = ctx.cluster.act(id, action).await;
+    let outcome = rights::act(ctx, id, action).await;
     drop(acting);
     match outcome {
         Ok(done @ (Done::Applied(_) | Done::Instead(_))) => {
@@ -146,6 +156,17 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
     }
 }
 
+/// Whether it decides something why the newest pods do not come up.
+fn asks_for_pods(ctx: &Ctx, id: &WorkloadId, now: Timestamp) -> bool {
+    let memory = ctx.memory.read();
+    // Of most workloads this is all that has to be known.
+    let progresses = memory.live.get(id).is_some_and(|live| match live.rollout {
+        Rollout::Progressing | Rollout::Stuck => true,
+        Rollout::Complete | Rollout::Waits | Rollout::Idle => false,
+    });
+    progresses && with_world(ctx, &memory, id, &BTreeSet::new(), now, pods_matter)
+}
+
 /// Reads the live object anew.
 async fn look_again(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     let object = ObjectId {
@@ -165,32 +186,48 @@ async fn look_again(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     Ok(())
 }
 
+/// What is known now, as a plan is made from it.
+fn with_world<T>(
+    ctx: &Ctx,
+    memory: &State,
+    id: &WorkloadId,
+    missing: &BTreeSet<(&'static str, String)>,
+    now: Timestamp,
+    look: impl FnOnce(&World<'_>) -> T,
+) -> T {
+    let policies = memory.policies_for(&id.namespace, &ctx.root);
+    let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
+    let none = Tracked::default();
+    let tracked = memory.histories.get(id).unwrap_or(&none);
+    let desired = memory.desired.get(id);
+    let wanted = match desired {
+        Some(desired) => desired.manifest.as_deref().map_or(Wanted::GitAway, Wanted::Git),
+        None => Wanted::Elsewhere,
+    };
+    look(&World {
+        id,
+        live: memory.live.get(id),
+        wanted,
+        history: &tracked.history,
+        asked: &tracked.asked,
+        judge,
+        missing,
+        earlier: desired.map_or(&[], |desired| desired.earlier.as_slice()),
+        healthy_since: memory.healthy.get(id).map(|(_, _, since)| *since),
+        paused: memory.paused.as_deref(),
+        unreadable_records: memory.invalid.keys().any(|(kind, _)| *kind == "ApprovedImage"),
+    })
+}
+
 /// Makes the plan from what is known now, and keeps what it found.
 fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>, now: Timestamp) -> Plan {
     let (plan, finding, judged_by) = {
         let memory = ctx.memory.read();
-        let policies = memory.policies_for(&id.namespace, &ctx.root);
-        let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
-        let history = history(&memory, id);
-        let desired = memory.desired.get(id);
-        let wanted = match desired {
-            Some(desired) => desired.manifest.as_deref().map_or(Wanted::GitAway, Wanted::Git),
-            None => Wanted::Elsewhere,
-        };
-        let world = World {
-            id,
-            live: memory.live.get(id),
-            wanted,
-            history: &history,
-            judge,
-            missing,
-            earlier: desired.map_or(&[], |desired| desired.earlier.as_slice()),
-            healthy_since: memory.healthy.get(id).map(|(_, _, since)| *since),
-            paused: memory.paused.as_deref(),
-            unreadable_records: memory.invalid.keys().any(|(kind, _)| *kind == "ApprovedImage"),
-        };
-        let plan = plan(&world);
-        let finding = find(&world, &plan);
+        let (plan, finding) = with_world(ctx, &memory, id, missing, now, |world| {
+            let plan = plan(world);
+            let finding = find(world, &plan);
+            (plan, finding)
+        });
         (plan, finding, memory.rules)
     };
     let mut memory = ctx.memory.write();
@@ -219,6 +256,7 @@ fn said(plan: &Plan) -> Said {
         message: plan.message.clone(),
         missing: plan.missing.clone(),
         fallback: plan.fallback,
+        blocked: plan.blocked.clone(),
     }
 }
 
@@ -248,7 +286,7 @@ pub enum News {
     More,
 }
 
-/// What somebody asked for, or said, shows here.
+/// What somebody asked for, beside what the generation counts.
 fn asked(live: &Live) -> [&Value; 3] {
     ["generation", "labels", "annotations"].map(|field| &live.object["metadata"][field])
 }
@@ -332,8 +370,9 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, S
             })
         };
         let near = [tracked.history.present(), tracked.history.held()].into_iter().flatten().any(revoked);
+        let crashing = memory.live.get(id).is_some_and(|live| live.trouble.is_some());
         let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
-        if near { templates.flat_map(named_config).collect() } else { BTreeSet::new() }
+        if near || crashing { templates.flat_map(named_config).collect() } else { BTreeSet::new() }
     };
     let mut missing = BTreeSet::new();
     for (kind, name) in named {
@@ -378,7 +417,8 @@ fn recheck(ctx: &Ctx, id: &WorkloadId, plan: &Plan, now: Timestamp) -> Next {
     let again = plan.recheck.map(until);
     // A ConfigMap or Secret that a good release names may come back, and nothing tells.
     let stuck = (plan.state == Found::NoSafeRelease).then_some(Duration::from_mins(1));
-    let polled = proving.then_some(Duration::from_secs(15));
+    // Pods that crash change nothing in the workload's own status.
+    let polled = (proving || asks_for_pods(ctx, id, now)).then_some(Duration::from_secs(15));
     // A look that nothing asked for: whatever should have asked for one may have been lost.
     let resync = ctx.memory.read().findings.contains_key(id).then(|| super::queue::resync(id));
     match [again, polled, stuck, resync].into_iter().flatten().min() {

@@ -50,6 +50,8 @@ pub struct Policy {
     pub approval: Option<Approval>,
     /// What happens after a revocation; the more cautious value of several policies wins.
     pub on_revocation: Option<OnRevocation>,
+    /// What happens to a new release whose containers keep crashing; the more cautious value of several policies wins.
+    pub on_failed_rollout: Option<OnFailedRollout>,
     /// How long a rollout must have been healthy to count as good; the longest of several policies wins.
     pub healthy_for: Option<Duration>,
 }
@@ -80,6 +82,15 @@ pub enum OnRevocation {
     /// It moves to its own last good approved release.
     LastGood,
     /// It stays, with an alarm.
+    None,
+}
+
+/// What happens to a new release whose containers started and kept crashing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailedRollout {
+    /// The workload goes back to its own last good approved release, once.
+    LastGood,
+    /// It stays.
     None,
 }
 
@@ -416,6 +427,18 @@ impl Judge<'_> {
             OnRevocation::LastGood
         } else {
             OnRevocation::None
+        }
+    }
+
+    /// What happens to a new release whose containers keep crashing, of the Enforce policies that cover one of the
+    /// references: None over LastGood.
+    pub fn on_failed_rollout<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnFailedRollout {
+        let said: Vec<OnFailedRollout> =
+            self.enforcing(references).filter_map(|policy| policy.on_failed_rollout).collect();
+        if said.is_empty() || said.contains(&OnFailedRollout::None) {
+            OnFailedRollout::None
+        } else {
+            OnFailedRollout::LastGood
         }
     }
 

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     image::{Digest, ImageRef, same_reference},
+    intervention::Intervention,
     workload::{ContainerId, Images},
 };
 
@@ -137,6 +138,17 @@ pub struct Rejected {
     pub reference: String,
     /// Which image it was.
     pub digest: Option<Digest>,
+    /// Why it was rejected.
+    pub cause: Cause,
+}
+
+/// Why an image was rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It was revoked: kept out as long as it is.
+    Revoked,
+    /// Its rollout failed: kept out until something else is asked for.
+    FailedRollout,
 }
 
 /// The present release is kept although something else is wanted.
@@ -146,6 +158,8 @@ pub struct Hold {
     pub since: Timestamp,
     /// What is kept out.
     pub rejected: Vec<Rejected>,
+    /// The release whose rollout failed, if one did: kept out as a whole where git owns the workload.
+    pub failed: Option<String>,
     /// The release that is kept.
     pub target: String,
     /// Why, for people.
@@ -191,6 +205,8 @@ pub struct History {
     pub hold: Option<Hold>,
     /// The last rollbacks, the newest last.
     pub rollbacks: Vec<Rollback>,
+    /// What people asked for and was taken up, the newest last.
+    pub interventions: Vec<Intervention>,
     /// Since when the workload no longer exists.
     pub gone_since: Option<Timestamp>,
 }
@@ -329,11 +345,12 @@ impl History {
         let last_good =
             self.releases.iter().rev().find(|release| release.outcome == Outcome::Good).map(|r| r.id.clone());
         let held = self.hold.as_ref().map(|hold| hold.target.clone());
+        let failed = self.hold.as_ref().and_then(|hold| hold.failed.clone());
         let mut kept: Vec<Release> = Vec::new();
         let (mut sets, mut bytes) = (0, 0);
         let is_needed = |release: &Release| {
             let id = Some(&release.id);
-            id == self.present.as_ref() || id == held.as_ref() || id == last_good.as_ref()
+            [self.present.as_ref(), held.as_ref(), failed.as_ref(), last_good.as_ref()].contains(&id)
         };
         // What is needed takes its room first, wherever it stands in the order.
         bytes += self.releases.iter().filter(|release| is_needed(release)).map(Release::bytes).sum::<usize>();

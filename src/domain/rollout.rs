@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::workload::{Kind, Progress};
+use super::workload::{Check, Kind, Progress, Proof};
 
 /// How far the rollout of the present template is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub enum Rollout {
     Progressing,
     /// The kind's own deadline was exceeded.
     Stuck,
+    /// Pods are of another template, and a person has to say when they go: a pause, a partition, `OnDelete`.
+    Waits,
     /// Nothing runs (no replicas, no node, no job so far): it proves nothing.
     Idle,
 }
@@ -29,7 +31,7 @@ pub struct Beyond {
 /// How far the rollout of an object is.
 pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
-    let observed = number("/status/observedGeneration") >= number("/metadata/generation");
+    let observed = is_observed(object);
     let replicas = object.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
     let all = |counts: &[&str], expected| {
         counts.iter().all(|count| number(&format!("/status/{count}")) == expected)
@@ -42,6 +44,8 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 Rollout::Idle
             } else if all(&["updatedReplicas", "replicas", "availableReplicas"], replicas) {
                 Rollout::Complete
+            } else if object.pointer("/spec/paused").is_some_and(|paused| *paused == true) {
+                Rollout::Waits
             } else if deadline_exceeded(object) {
                 Rollout::Stuck
             } else {
@@ -57,6 +61,10 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 && number("/status/availableReplicas") >= replicas
             {
                 Rollout::Complete
+            } else if number("/status/readyReplicas") >= replicas
+                && number("/status/updatedReplicas") >= may_be_updated(object, replicas)
+            {
+                Rollout::Waits
             } else {
                 Rollout::Progressing
             }
@@ -71,10 +79,13 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 || beyond.ready_on_ready_nodes
             {
                 Rollout::Complete
+            } else if updates(object) == Updates::OnDelete && number("/status/numberReady") >= desired {
+                Rollout::Waits
             } else {
                 Rollout::Progressing
             }
         }
+        Progress::Configured(proof) => configured(proof, object),
         // A CronJob waits for its schedule: until a Job succeeded it proves nothing, and it never fails by waiting.
         Progress::CronJob => {
             if beyond.job_succeeded {
@@ -83,6 +94,69 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
                 Rollout::Idle
             }
         }
+    }
+}
+
+fn configured(proof: &Proof, object: &Value) -> Rollout {
+    let all = |checks: &[Check]| !checks.is_empty() && checks.iter().all(|check| check.holds(object));
+    let generation = &object["status"]["observedGeneration"];
+    if generation.is_i64() && !is_observed(object) {
+        Rollout::Progressing
+    } else if object["spec"]["replicas"] == 0 {
+        Rollout::Idle
+    } else if all(&proof.complete) {
+        Rollout::Complete
+    } else if all(&proof.failed) {
+        Rollout::Stuck
+    } else {
+        Rollout::Progressing
+    }
+}
+
+/// Whether a status is about the present spec.
+pub fn is_observed(object: &Value) -> bool {
+    let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
+    number("/status/observedGeneration") >= number("/metadata/generation")
+}
+
+/// How a StatefulSet or DaemonSet replaces its pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Updates {
+    /// By itself.
+    ByItself,
+    /// By itself, one after the other, and not before the one before is ready.
+    Ordered,
+    /// Whenever somebody deletes one.
+    OnDelete,
+}
+
+/// How an object replaces its pods.
+pub fn updates(object: &Value) -> Updates {
+    let says = |pointer: &str, value: &str| object.pointer(pointer).is_some_and(|said| said == value);
+    if says("/spec/updateStrategy/type", "OnDelete") {
+        Updates::OnDelete
+    } else if says("/spec/podManagementPolicy", "OrderedReady") {
+        Updates::Ordered
+    } else {
+        Updates::ByItself
+    }
+}
+
+/// The partition of a StatefulSet: pods with a lower ordinal keep their revision.
+pub fn partition(object: &Value) -> i64 {
+    let partition = object.pointer("/spec/updateStrategy/rollingUpdate/partition").and_then(Value::as_i64);
+    partition.filter(|_| updates(object) != Updates::OnDelete).unwrap_or(0)
+}
+
+/// How many pods of a StatefulSet are updated without anybody's doing.
+fn may_be_updated(object: &Value, replicas: i64) -> i64 {
+    match updates(object) {
+        Updates::OnDelete => 0,
+        Updates::ByItself | Updates::Ordered if partition(object) > 0 => {
+            (replicas - partition(object)).max(0)
+        }
+        // More than there are: it goes on by itself.
+        Updates::ByItself | Updates::Ordered => i64::MAX,
     }
 }
 
@@ -137,6 +211,35 @@ mod tests {
         none["spec"]["replicas"] = json!(0);
         assert_eq!(of("Deployment", &none), Rollout::Idle);
         assert_eq!(of("StatefulSet", &none), Rollout::Idle);
+    }
+
+    /// If this fails, a partition, a pause or `OnDelete` makes every release a failed one, which is no target any more.
+    #[test]
+    fn what_waits_for_a_person_neither_fails_nor_completes() {
+        let behind = json!({"metadata": {"generation": 1}, "spec": {"replicas": 3},
+            "status": {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 1, "availableReplicas": 3, "readyReplicas": 3,
+                "desiredNumberScheduled": 3, "updatedNumberScheduled": 1, "numberReady": 3, "numberAvailable": 3}});
+        let with = |field: &str, value: Value| {
+            let mut object = behind.clone();
+            object["spec"][field] = value;
+            object
+        };
+        assert_eq!(of("Deployment", &behind), Rollout::Progressing);
+        assert_eq!(of("Deployment", &with("paused", json!(true))), Rollout::Waits);
+        assert_eq!(of("StatefulSet", &behind), Rollout::Progressing);
+        let partition = |n: i64| {
+            with("updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": {"partition": n}}))
+        };
+        assert_eq!(of("StatefulSet", &partition(0)), Rollout::Progressing);
+        assert_eq!(of("StatefulSet", &partition(1)), Rollout::Progressing, "one more goes by itself");
+        assert_eq!(of("StatefulSet", &partition(2)), Rollout::Waits);
+        let mut on_delete = with("updateStrategy", json!({"type": "OnDelete"}));
+        assert_eq!(of("StatefulSet", &on_delete), Rollout::Waits);
+        assert_eq!(of("DaemonSet", &on_delete), Rollout::Waits);
+        on_delete["status"]["readyReplicas"] = json!(2);
+        on_delete["status"]["numberReady"] = json!(2);
+        assert_eq!(of("StatefulSet", &on_delete), Rollout::Progressing, "one is not well");
+        assert_eq!(of("DaemonSet", &on_delete), Rollout::Progressing, "one is not well");
     }
 
     #[test]

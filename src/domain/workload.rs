@@ -1,6 +1,6 @@
 //! Workloads: the kinds with a pod template, and the images in such a template.
 
-use std::{cmp::Ordering, collections::BTreeMap, fmt, hash, str::FromStr};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, hash, str::FromStr, sync::OnceLock};
 
 use serde_json::Value;
 
@@ -29,9 +29,84 @@ pub enum Progress {
     StatefulSet,
     DaemonSet,
     CronJob,
+    /// As the configuration of the kind says.
+    Configured(&'static Proof),
+}
+
+/// By what an object of a configured kind shows how far its rollout is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// All of these hold once it is complete.
+    pub complete: Vec<Check>,
+    /// All of these hold once it failed; none: it never says so.
+    pub failed: Vec<Check>,
+}
+
+/// Something that can be seen in an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// A condition in `status.conditions` has this status.
+    Condition {
+        /// Its type.
+        type_: String,
+        /// Its status.
+        status: String,
+    },
+    /// A field has this value.
+    Is {
+        /// Its path.
+        field: Path,
+        /// The value, as text.
+        value: String,
+    },
+    /// Two fields have the same value.
+    Same {
+        /// The path of one.
+        field: Path,
+        /// The path of the other.
+        other: Path,
+    },
+}
+
+/// Where a field stands in an object.
+pub type Path = Vec<String>;
+
+impl Check {
+    /// Whether it holds. A field that is not there is equal to nothing.
+    pub fn holds(&self, object: &Value) -> bool {
+        let text = |path: &Path| match path.iter().try_fold(object, |value, part| value.get(part))? {
+            // Some controllers write numbers as texts.
+            Value::String(text) => Some(text.clone()),
+            value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+            Value::Null | Value::Array(_) | Value::Object(_) => None,
+        };
+        match self {
+            Self::Condition { type_, status } => {
+                let all = object.pointer("/status/conditions").and_then(Value::as_array);
+                all.into_iter()
+                    .flatten()
+                    .any(|found| found["type"] == type_.as_str() && found["status"] == status.as_str())
+            }
+            Self::Is { field, value } => text(field).as_ref() == Some(value),
+            Self::Same { field, other } => text(field).is_some_and(|own| text(other) == Some(own)),
+        }
+    }
+}
+
+/// The kinds that are configured, for the whole process.
+static CONFIGURED: OnceLock<Vec<Kind>> = OnceLock::new();
+
+/// Adds kinds to the table; once, before anything reads it. Answers whether that was so.
+pub fn configure(kinds: Vec<Kind>) -> bool {
+    CONFIGURED.set(kinds).is_ok()
 }
 
 /// Every workload kind.
+pub fn kinds() -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().chain(CONFIGURED.get().into_iter().flatten())
+}
+
+/// The workload kinds that are always there.
 pub const KINDS: &[Kind] = &[
     Kind {
         group: "apps",
@@ -71,7 +146,7 @@ impl Kind {
     /// The row of an `apiVersion` and `kind`; `None` when it is no workload. Any version of the group counts.
     pub fn find(api_version: &str, kind: &str) -> Option<&'static Self> {
         let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-        KINDS.iter().find(|row| row.group == group && row.kind == kind)
+        kinds().find(|row| row.group == group && row.kind == kind)
     }
 
     /// `group/version`.
@@ -168,11 +243,14 @@ pub enum List {
     InitContainers,
     /// `spec.volumes[].image.reference`
     Volumes,
+    /// `spec.ephemeralContainers[].image`, of Pods; no template may have any
+    EphemeralContainers,
 }
 
 impl List {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Containers, Self::InitContainers, Self::Volumes];
+    pub const ALL: [Self; 4] =
+        [Self::Containers, Self::InitContainers, Self::Volumes, Self::EphemeralContainers];
 
     /// The field of the pod spec.
     pub fn field(self) -> &'static str {
@@ -180,13 +258,14 @@ impl List {
             Self::Containers => "containers",
             Self::InitContainers => "initContainers",
             Self::Volumes => "volumes",
+            Self::EphemeralContainers => "ephemeralContainers",
         }
     }
 
     /// The path of the image within an entry of the list.
     fn image(self) -> &'static str {
         match self {
-            Self::Containers | Self::InitContainers => "/image",
+            Self::Containers | Self::InitContainers | Self::EphemeralContainers => "/image",
             Self::Volumes => "/image/reference",
         }
     }
@@ -213,7 +292,9 @@ impl FromStr for ContainerId {
     fn from_str(text: &str) -> Result<Self, String> {
         let (field, name) = text.split_once('/').ok_or_else(|| format!("{text:?} is not list/name"))?;
         let list = List::ALL.into_iter().find(|list| list.field() == field);
-        let list = list.ok_or_else(|| format!("{field:?} is not containers, initContainers or volumes"))?;
+        let list = list.ok_or_else(|| {
+            format!("{field:?} is not containers, initContainers, ephemeralContainers or volumes")
+        })?;
         Ok(Self { list, name: name.to_owned() })
     }
 }
@@ -247,7 +328,7 @@ pub struct Place<'a> {
     pub image: &'a str,
     /// Its JSON pointer from the template.
     pub pointer: String,
-    /// The JSON pointer of its entry's name.
+    /// The JSON pointer of its entry's name; of the image, where it has none.
     pub name_pointer: String,
 }
 
@@ -258,14 +339,14 @@ pub fn places(template: &Value) -> impl Iterator<Item = Place<'_>> {
             template.pointer("/spec").and_then(|spec| spec.get(list.field())).and_then(Value::as_array);
         entries.into_iter().flatten().enumerate().filter_map(move |(index, entry)| {
             let image = entry.pointer(list.image())?.as_str()?;
-            let name = entry.get("name")?.as_str()?.to_owned();
             let base = format!("/spec/{}/{index}", list.field());
-            Some(Place {
-                id: ContainerId { list, name },
-                image,
-                pointer: format!("{base}{}", list.image()),
-                name_pointer: format!("{base}/name"),
-            })
+            let pointer = format!("{base}{}", list.image());
+            // Where a kind asks for no name (Knative), an entry is known by where it stands.
+            let (name, name_pointer) = match entry.get("name") {
+                Some(name) => (name.as_str()?.to_owned(), format!("{base}/name")),
+                None => (format!("[{index}]"), pointer.clone()),
+            };
+            Some(Place { id: ContainerId { list, name }, image, pointer, name_pointer })
         })
     })
 }

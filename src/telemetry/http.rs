@@ -1,8 +1,8 @@
-//! The probes and the metrics, over plain HTTP: `/healthz`, `/readyz`, `/metrics`.
+//! Plain HTTP, and over it the probes and the metrics: `/healthz`, `/readyz`, `/metrics`.
 //!
 //! Everyone in the cluster may ask, so everything is bounded: connections at a time, headers, the time of a whole
-//! exchange; one exchange for each connection; nothing but GET (and HEAD); request bodies are never read. The answers
-//! hold counts and states, no names.
+//! exchange; one exchange for each connection. Of probes and metrics nothing but GET (and HEAD) is answered, no request body
+//! is read, and the answers hold counts and states, no names.
 
 use std::{
     collections::BTreeMap,
@@ -50,20 +50,40 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 #[derive(Debug, Error)]
 pub enum Error {
     /// Another process has the address.
-    #[error("cannot serve metrics and probes: {addr} is in use; choose another address with --metrics-addr")]
+    #[error("cannot serve {what}: {addr} is in use; choose another address with {flag}")]
     AddressInUse {
+        /// What was to be served.
+        what: &'static str,
+        /// The flag that names the address.
+        flag: &'static str,
         /// The address that was asked for.
         addr: SocketAddr,
     },
     /// Any other reason the system gives.
-    #[error("cannot serve metrics and probes on {addr} (see --metrics-addr)")]
+    #[error("cannot serve {what} on {addr} (see {flag})")]
     Listen {
+        /// What was to be served.
+        what: &'static str,
+        /// The flag that names the address.
+        flag: &'static str,
         /// The address that was asked for.
         addr: SocketAddr,
         /// The system's reason.
         source: io::Error,
     },
 }
+
+/// What a server is for, in its errors.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// What is served.
+    pub what: &'static str,
+    /// The flag that names its address.
+    pub flag: &'static str,
+}
+
+/// Metrics and probes.
+pub const PROBES: Purpose = Purpose { what: "metrics and probes", flag: "--metrics-addr" };
 
 /// A listener that already has its address. Bound apart from serving, so that a wrong address ends the start.
 #[derive(Debug)]
@@ -77,10 +97,11 @@ impl Server {
     ///
     /// # Errors
     /// The address is in use or cannot be had.
-    pub async fn bind(addr: SocketAddr) -> Result<Self, Error> {
+    pub async fn bind(addr: SocketAddr, purpose: Purpose) -> Result<Self, Error> {
+        let Purpose { what, flag } = purpose;
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => Error::AddressInUse { addr },
-            _ => Error::Listen { addr, source },
+            io::ErrorKind::AddrInUse => Error::AddressInUse { what, flag, addr },
+            _ => Error::Listen { what, flag, addr, source },
         };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
@@ -93,8 +114,7 @@ impl Server {
     }
 
     /// Answers until `shutdown`, then lets the exchanges that have begun end.
-    pub async fn serve(self, metrics: Metrics, readiness: Readiness, shutdown: CancellationToken) {
-        let router = router(metrics, readiness);
+    pub async fn serve(self, router: Router, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
         let free = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let accepting = async {
@@ -193,7 +213,7 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
         Ok((stream, _)) => Some(stream),
         Err(error) => {
             // Mostly: no more file descriptors. Without a pause this would spin until there are some.
-            tracing::warn!(%error, "cannot accept a connection for metrics and probes");
+            tracing::warn!(%error, "cannot accept a connection");
             sleep(Duration::from_millis(100)).await;
             None
         }
@@ -210,7 +230,7 @@ async fn exchange(stream: TcpStream, router: Router) {
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     match timeout(MAX_EXCHANGE, connection).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "an exchange for metrics and probes broke off"),
-        Err(_) => tracing::debug!("an exchange for metrics and probes took too long"),
+        Ok(Err(error)) => tracing::debug!(%error, "an exchange broke off"),
+        Err(_) => tracing::debug!("an exchange took too long"),
     }
 }

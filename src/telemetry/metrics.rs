@@ -25,8 +25,8 @@ use prometheus_client::{
 };
 
 pub use self::labels::{
-    Action, ActionOutcome, Controller, Kind, Mode, RollbackStage, SourceState, Stage, Standing, Suspendable,
-    SyncOutcome, WorkloadState, WriteOutcome,
+    Action, ActionOutcome, BareState, Controller, Kind, Mode, PushOutcome, RollbackStage, SourceState, Stage,
+    Standing, Suspendable, SyncOutcome, WorkloadState, WriteOutcome,
 };
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -41,13 +41,16 @@ struct Inner {
     rollbacks: Histograms<RollbackStage>,
     actions: Family<(Action, ActionOutcome), Counter>,
     workloads: Family<WorkloadState, Gauge>,
+    bare: Family<BareState, Gauge>,
     approvals: Family<Standing, Gauge>,
     policies: Family<Mode, Gauge>,
     suspended: Family<Suspendable, Gauge>,
     paused: Gauge,
+    leader: Gauge,
     invalid_objects: Family<Kind, Gauge>,
     sources: Family<SourceState, Gauge>,
     source_syncs: Family<SyncOutcome, Counter>,
+    pushes: Family<PushOutcome, Counter>,
     source_sync_durations: Histogram,
     reconcile_durations: Histograms<Controller>,
     reconcile_errors: Family<(Controller, Stage), Counter>,
@@ -87,10 +90,17 @@ impl Metrics {
                 "Workloads, by what was found about them",
                 WorkloadState::ALL,
             ),
+            bare: family(
+                &mut r,
+                "bare",
+                "Governed Pods, Jobs and ReplicaSets that belong to no workload, by what was found about them",
+                BareState::ALL,
+            ),
             approvals: family(&mut r, "approvals", "Approved images, by their standing", Standing::ALL),
             policies: family(&mut r, "policies", "Policies, by their mode", Mode::ALL),
             suspended: family(&mut r, "suspended", "Objects that are suspended", Suspendable::ALL),
             paused: gauge(&mut r, "paused", "1 while all moves are paused on the root namespace, else 0"),
+            leader: gauge(&mut r, "leader", "1 while this process leads: it acts, the others only watch"),
             invalid_objects: family(
                 &mut r,
                 "invalid_objects",
@@ -103,6 +113,12 @@ impl Metrics {
                 "source_syncs",
                 "Syncs of git sources, by what became of them",
                 SyncOutcome::ALL,
+            ),
+            pushes: family(
+                &mut r,
+                "pushes",
+                "Messages that something was pushed, by what became of them",
+                PushOutcome::ALL,
             ),
             source_sync_durations: source_sync_histogram(&mut r),
             reconcile_durations: histograms(
@@ -159,6 +175,14 @@ impl Metrics {
         self.0.workloads.get_or_create(&state).set(whole(count));
     }
 
+    /// So many of what belongs to no workload are permitted, not permitted, revoked.
+    pub fn set_bare(&self, permitted: usize, not_permitted: usize, revoked: usize) {
+        let all = [(BareState::Permitted, permitted), (BareState::NotPermitted, not_permitted)];
+        for (state, count) in all.into_iter().chain([(BareState::Revoked, revoked)]) {
+            self.0.bare.get_or_create(&state).set(whole(count));
+        }
+    }
+
     /// There are `count` approved images of this standing.
     pub fn set_approvals(&self, standing: Standing, count: usize) {
         self.0.approvals.get_or_create(&standing).set(whole(count));
@@ -179,6 +203,11 @@ impl Metrics {
         self.0.paused.set(i64::from(paused));
     }
 
+    /// Whether this process leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.0.leader.set(i64::from(leads));
+    }
+
     /// `count` objects of the kind cannot be read.
     pub fn set_invalid_objects(&self, kind: Kind, count: usize) {
         self.0.invalid_objects.get_or_create(&kind).set(whole(count));
@@ -192,6 +221,11 @@ impl Metrics {
     /// A sync of a source came to its outcome.
     pub fn source_sync(&self, outcome: SyncOutcome) {
         self.0.source_syncs.get_or_create(&outcome).inc();
+    }
+
+    /// A message that something was pushed came in.
+    pub fn push(&self, outcome: PushOutcome) {
+        self.0.pushes.get_or_create(&outcome).inc();
     }
 
     /// Measures one sync of a source, until the timer is dropped.

@@ -18,6 +18,8 @@ pub struct AuditEvent {
     #[serde(rename = "requestURI")]
     pub request_uri: String,
     pub user: AuditUser,
+    /// In whose name the user asked, if not its own.
+    pub impersonated_user: Option<AuditUser>,
     #[serde(default)]
     pub user_agent: String,
     /// None for paths that are not objects, such as `/readyz`.

@@ -81,6 +81,14 @@ const KUSTOMIZE_MODULE: Module = Module {
     ldflags: "-s -w",
 };
 
+const HELM_MODULE: Module = Module {
+    name: "helm",
+    path: "helm.sh/helm/v3",
+    go_mod: include_str!("tools/helm/go.mod"),
+    go_sum: include_str!("tools/helm/go.sum"),
+    ldflags: "-s -w",
+};
+
 pub const ETCD: Tool = Tool {
     name: "etcd",
     module: &ETCD_MODULE,
@@ -126,8 +134,16 @@ pub const KUSTOMIZE: Tool = Tool {
     name: "kustomize",
     module: &KUSTOMIZE_MODULE,
     package: "sigs.k8s.io/kustomize/kustomize/v5",
-    oldest: (5, 5),
+    oldest: (5, 8),
     build_time: "15 seconds",
+};
+
+pub const HELM: Tool = Tool {
+    name: "helm",
+    module: &HELM_MODULE,
+    package: "helm.sh/helm/v3/cmd/helm",
+    oldest: (3, 22),
+    build_time: "2 minutes",
 };
 
 /// What [`ControlPlane::start`](super::ControlPlane::start) needs.

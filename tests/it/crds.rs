@@ -19,6 +19,12 @@ fn crds_holds_what_the_code_has_and_nothing_else() {
         expect_file![crds_dir().join(&file)].assert_eq(&api::to_yaml(&crd).unwrap());
         expected.insert(file);
     }
+    // For kustomize, which takes no files from elsewhere but whole directories.
+    let list = fs::read_to_string(crds_dir().join("kustomization.yaml")).unwrap();
+    for file in &expected {
+        assert!(list.contains(&format!("  - {file}\n")), "{file}");
+    }
+    expected.insert("kustomization.yaml".to_owned());
     let found: BTreeSet<String> = fs::read_dir(crds_dir())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

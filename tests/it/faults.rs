@@ -6,7 +6,7 @@ use anyhow::ensure;
 use countersign::api::ReleaseHistory;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, ListParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use crate::{
     support::{
         operator::ROOT,
         scene::{SOON, Scene},
-        story::{ImageWrite, Rough, image_writes, rough},
+        story::{image_writes, rough},
     },
 };
 
@@ -60,21 +60,8 @@ async fn moved(scene: &Scene, version: u8, at_least: usize) {
     .await;
 }
 
-fn fleet_writes(rough: &Rough, scene: &Scene) -> Vec<Vec<ImageWrite>> {
-    (0..FLEET).map(|n| image_writes(rough.plane, "deployments", &scene.namespace, &name(n))).collect()
-}
-
-/// Each of the fleet was set to one image since, by the operator, once.
-fn each_moved_once(rough: &Rough, scene: &Scene, before: &[Vec<ImageWrite>], version: u8) {
-    for (n, (now, before)) in fleet_writes(rough, scene).iter().zip(before).enumerate() {
-        let new: Vec<_> =
-            now[before.len()..].iter().map(|write| (write.by_operator, &write.images)).collect();
-        assert_eq!(new, [(true, &vec![scene.pin(version)])], "{}", name(n));
-    }
-}
-
-/// How often the spec of each of the fleet changed. An API server that is killed may lose the audit of what it stored last;
-/// this it does not lose.
+/// How often the spec of each of the fleet changed. Of a write whose sender is killed, or whose API server is, the audit may be
+/// lost; this is not.
 async fn generations(scene: &Scene) -> Vec<i64> {
     let mut found = Vec::new();
     for n in 0..FLEET {
@@ -108,17 +95,17 @@ async fn a_kill_at_any_moment_of_a_revocation_ends_in_the_same_state() {
         fleet_runs(&scene, bad);
         scene.push(&format!("run 1.{bad}, to be revoked: {moment:?}")).await;
         fleet_is_proven(&scene, bad).await;
-        let before = fleet_writes(&rough, &scene);
+        let before = generations(&scene).await;
         if matches!(moment, BeforePush) {
             rough.operator.kill();
         }
         scene.write(&approval, &scene.approval(bad, Some("CVE-2026-0001")));
         scene.repo.commit("revoke");
         scene.ask().await;
-        match moment {
+        match &moment {
             BeforePush => {}
             Moved(enough) => {
-                moved(&scene, 0, enough).await;
+                moved(&scene, 0, *enough).await;
                 rough.operator.kill();
             }
             Recorded => {
@@ -130,7 +117,8 @@ async fn a_kill_at_any_moment_of_a_revocation_ends_in_the_same_state() {
         fleet_is_held(&scene, 0).await;
         fleet_is_proven(&scene, 0).await;
         scene.poke().await;
-        each_moved_once(&rough, &scene, &before, 0);
+        let once: Vec<i64> = before.iter().map(|before| before + 1).collect();
+        assert_eq!(generations(&scene).await, once, "{moment:?}: each is written once");
     }
     // The holds outlive the process that made them.
     rough.operator.kill();
@@ -217,6 +205,37 @@ async fn an_api_server_that_stops_in_the_middle_of_a_revocation_changes_nothing_
     scene.poke().await;
     let once: Vec<i64> = before.iter().map(|before| before + 1).collect();
     assert_eq!(generations(&scene).await, once);
+}
+
+/// If this fails, an operator that dies after a rollout began takes it back to the commit before, and then does it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_began_goes_on_after_a_kill_also_where_its_commit_is_not_noted_as_applied() {
+    let rough = rough().await;
+    let scene = Scene::on(rough.plane, "began").await;
+    scene.approve(&[0, 1]).await;
+    scene.ran("cart", &[0]).await;
+    let before = scene.sources().get(&scene.source).await.unwrap().status.unwrap().last_applied_commit;
+    scene.ran("cart", &[1]).await;
+    let writes = image_writes(rough.plane, "deployments", &scene.namespace, "cart").len();
+    rough.operator.kill();
+    // As a kill leaves it between the two writes.
+    let status = json!({"status": {"lastAppliedCommit": before}});
+    scene
+        .sources()
+        .patch_status(&scene.source, &PatchParams::default(), &Patch::Merge(&status))
+        .await
+        .unwrap();
+    let away = scene.repo.path().with_extension("away");
+    fs::rename(scene.repo.path(), &away).unwrap();
+    rough.operator.restart().await;
+    scene.poke().await;
+    assert_eq!(scene.source_is_not_ready().await.0, "RepositoryNotFound");
+    scene.runs("Deployment", "cart", &scene.pin(1)).await;
+    fs::rename(&away, scene.repo.path()).unwrap();
+    scene.poke().await;
+    scene.synced().await;
+    scene.proven_at("Deployment", "cart", &scene.pin(1)).await;
+    assert_eq!(image_writes(rough.plane, "deployments", &scene.namespace, "cart").len(), writes);
 }
 
 /// If this fails, a lost volume stops the operator, or makes it forget.

@@ -314,7 +314,7 @@ async fn a_source_that_cannot_work_says_why() {
     assert!(message.contains("missing"), "{message}");
     // A tenant's source would apply with rights that the tenant does not have.
     second(&scene, &scene.namespace, json!({"url": scene.repo.path()})).await;
-    let message = second_says(&scene, &scene.namespace, "OutsideRootNamespace").await;
+    let message = second_says(&scene, &scene.namespace, "ServiceAccountRequired").await;
     assert!(message.contains(ROOT), "{message}");
 }
 

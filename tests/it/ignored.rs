@@ -13,7 +13,8 @@ async fn tree(repo: &Repo, paths: &[&str], bounds: Bounds) -> Tree {
     let cache = TempDir::new().unwrap();
     let mirrors = Mirrors::with_bounds(cache.path(), bounds);
     let url = repo.path().to_str().unwrap().to_owned();
-    let remote = Remote { url, reference: Reference::Branch("main".to_owned()), ca: None };
+    let remote =
+        Remote { url, reference: Reference::Branch("main".to_owned()), credentials: Default::default() };
     let head = mirrors.fetch("a", &remote, Duration::from_secs(30)).await.unwrap();
     let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
     mirrors.read("a", &remote, move |mirror| mirror.tree(head.commit, &paths)).await.unwrap()

@@ -47,7 +47,8 @@ impl Reader {
     async fn read_with(&self, paths: &[&str], kustomize: Kustomize) -> Content {
         self.repo.commit("change");
         let url = self.repo.path().to_str().unwrap().to_owned();
-        let remote = Remote { url, reference: Reference::Branch("main".to_owned()), ca: None };
+        let remote =
+            Remote { url, reference: Reference::Branch("main".to_owned()), credentials: Default::default() };
         let head = self.mirrors.fetch("a", &remote, Duration::from_secs(30)).await.unwrap();
         let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
         let files = self.files.clone();

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use countersign::telemetry::{
     Metrics,
-    http::{Error, Readiness, Server},
+    http::{Error, PROBES, Readiness, Server, router},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -25,9 +25,9 @@ struct Running {
 }
 
 async fn running() -> Running {
-    let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), PROBES).await.unwrap();
     let (addr, readiness, shutdown) = (server.addr(), Readiness::default(), CancellationToken::new());
-    let serving = tokio::spawn(server.serve(Metrics::new(), readiness.clone(), shutdown.clone()));
+    let serving = tokio::spawn(server.serve(router(Metrics::new(), readiness.clone()), shutdown.clone()));
     Running { addr, readiness, shutdown, serving }
 }
 
@@ -166,8 +166,8 @@ async fn shutdown_ends_what_has_begun_and_takes_nothing_new() {
 
 #[tokio::test]
 async fn an_address_in_use_names_the_address_and_the_flag() {
-    let first = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let error = Server::bind(first.addr()).await.unwrap_err();
+    let first = Server::bind("127.0.0.1:0".parse().unwrap(), PROBES).await.unwrap();
+    let error = Server::bind(first.addr(), PROBES).await.unwrap_err();
     assert!(matches!(error, Error::AddressInUse { .. }));
     assert_eq!(
         error.to_string(),
@@ -181,7 +181,7 @@ async fn an_address_in_use_names_the_address_and_the_flag() {
 #[tokio::test]
 async fn an_address_of_another_machine_is_refused_with_the_reason_of_the_system() {
     // 192.0.2.0/24 is kept for documentation: no machine has it.
-    let error = Server::bind("192.0.2.1:9090".parse().unwrap()).await.unwrap_err();
+    let error = Server::bind("192.0.2.1:9090".parse().unwrap(), PROBES).await.unwrap_err();
     assert!(matches!(error, Error::Listen { .. }));
     assert!(error.to_string().contains("192.0.2.1:9090"), "{error}");
     assert!(std::error::Error::source(&error).is_some());

@@ -142,8 +142,19 @@ fn from_crate_root<'p>(
 }
 
 /// What the decisions may be made of: values, and the formats of values.
-const DOMAIN_CRATES: &[&str] =
-    &["serde", "serde_json", "jiff", "thiserror", "globset", "sha2", "hex", "base64", "flate2"];
+const DOMAIN_CRATES: &[&str] = &[
+    "serde",
+    "serde_json",
+    "jiff",
+    "thiserror",
+    "globset",
+    "sha2",
+    "hmac",
+    "hex",
+    "base64",
+    "flate2",
+    "semver",
+];
 const YAML_CRATES: &[&str] =
     &["serde_saphyr", "granit_parser", "saphyr_parser", "serde_yaml", "yaml_serde", "yaml_rust2"];
 const MANIFEST: &str = "src/domain/manifest";

@@ -37,6 +37,7 @@ pub fn live(kind: &'static Kind, mut object: Value) -> Option<Seen> {
         uid,
         resource_version,
         rollout: rollout(kind, &object, Beyond::default()),
+        trouble: None,
         object: Arc::new(object),
         others_own_pod_spec: others_own_pod_spec(&fields, kind.template),
         own_update_entry: own_update_entry(&fields),

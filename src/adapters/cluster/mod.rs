@@ -3,7 +3,10 @@
 //! Every request has a time limit of its own: kube has none by default, and an API server that hangs must not stop the
 //! others' work. Objects travel as `serde_json::Value`: what is applied are other people's manifests, of any kind.
 
+mod account;
 mod act;
+mod evict;
+mod fence;
 mod live;
 mod raw;
 mod resources;
@@ -11,7 +14,7 @@ mod resources;
 use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use kube::{
-    Client, Resource as _,
+    Client, Config, Resource as _,
     api::{Patch, PatchParams, PostParams},
     core::{ApiResource, DynamicObject, Request},
 };
@@ -19,7 +22,10 @@ use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+pub use account::Account;
 pub use act::Done;
+pub use evict::Evicted;
+pub use fence::{Fence, Lapsed, Moment};
 pub use live::{Seen, live};
 pub use raw::Raw;
 pub use resources::Resource;
@@ -38,6 +44,12 @@ const PAGE: u32 = 500;
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
+    /// In whose name requests go, where not in this process's own.
+    account: Option<Account>,
+    /// The one namespace that is written and read.
+    only: Option<String>,
+    /// Does not ask again where the answer is "not now".
+    asks_once: Client,
     resources: std::sync::Arc<RwLock<BTreeMap<(String, String), Resource>>>,
 }
 
@@ -56,6 +68,8 @@ pub enum Error {
     TimedOut { operation: &'static str, object: String },
     #[error("the cluster has no kind {kind} in {api_version}: is its CustomResourceDefinition missing?")]
     NoSuchKind { api_version: String, kind: String },
+    #[error("cannot {operation} {object}: it is outside of the namespace {namespace}")]
+    Outside { operation: &'static str, object: String, namespace: String },
     #[error("the request to {operation} {object} cannot be made: {why}")]
     Malformed { operation: &'static str, object: String, why: String },
 }
@@ -68,7 +82,10 @@ impl Error {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::TimedOut { .. } | Self::NoSuchKind { .. } | Self::Malformed { .. } => None,
+            Self::TimedOut { .. }
+            | Self::NoSuchKind { .. }
+            | Self::Outside { .. }
+            | Self::Malformed { .. } => None,
         }
     }
 
@@ -81,7 +98,7 @@ impl Error {
     pub fn is_answer(&self) -> bool {
         match self {
             Self::Request { .. } => self.code().is_some(),
-            Self::NoSuchKind { .. } | Self::Malformed { .. } => true,
+            Self::NoSuchKind { .. } | Self::Outside { .. } | Self::Malformed { .. } => true,
             Self::TimedOut { .. } => false,
         }
     }
@@ -96,7 +113,13 @@ impl Error {
         let said = match (self, self.status()) {
             (_, Some(status)) => status.message.clone(),
             (Self::Request { source, .. }, None) => chain(source.as_ref()),
-            (Self::TimedOut { .. } | Self::NoSuchKind { .. } | Self::Malformed { .. }, None) => String::new(),
+            (
+                Self::TimedOut { .. }
+                | Self::NoSuchKind { .. }
+                | Self::Outside { .. }
+                | Self::Malformed { .. },
+                None,
+            ) => String::new(),
         };
         if said.is_empty() { self.to_string() } else { format!("{self}: {said}") }
     }
@@ -105,7 +128,20 @@ impl Error {
 impl Cluster {
     /// A cluster behind a client.
     pub fn new(client: Client) -> Self {
-        Self { client, resources: std::sync::Arc::default() }
+        Self {
+            asks_once: client.clone(),
+            client,
+            account: None,
+            only: None,
+            resources: std::sync::Arc::default(),
+        }
+    }
+
+    /// The cluster that a configuration leads to; a fence holds its writes.
+    pub fn connect(config: Config, fence: &Fence) -> kube::Result<Self> {
+        let mut asks_once = config.clone();
+        asks_once.default_retry = false;
+        Ok(Self { asks_once: fence.client(asks_once)?, ..Self::new(fence.client(config)?) })
     }
 
     /// The client, for watches and events.
@@ -117,7 +153,7 @@ impl Cluster {
     pub async fn apply(&self, object: &Value, manager: &str) -> Result<Value, Error> {
         let id = id_of(object);
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let request = request_for("apply", &resource, &id)?;
+        let request = self.request_for("apply", &resource, &id)?;
         let patch = Patch::Apply(object);
         let http = request.patch(&id.name, &PatchParams::apply(manager).force(), &patch);
         self.send("apply", &id.to_string(), http).await
@@ -126,7 +162,7 @@ impl Cluster {
     /// An object, if it exists.
     pub async fn get(&self, id: &ObjectId) -> Result<Option<Value>, Error> {
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let http = request_for("get", &resource, id)?.get(&id.name, &kube::api::GetParams::default());
+        let http = self.request_for("get", &resource, id)?.get(&id.name, &kube::api::GetParams::default());
         absent(self.send("get", &id.to_string(), http).await)
     }
 
@@ -137,7 +173,7 @@ impl Cluster {
             return Ok(false);
         }
         let resource = self.resource(&id.api_version, &id.kind).await?;
-        let request = request_for("get", &resource, id)?;
+        let request = self.request_for("get", &resource, id)?;
         let http = request.get_metadata(&id.name, &kube::api::GetParams::default());
         Ok(absent(self.send::<Value>("get", &id.to_string(), http).await)?.is_some())
     }
@@ -149,10 +185,29 @@ impl Cluster {
         namespace: &str,
         selector: &str,
     ) -> Result<Vec<Value>, Error> {
+        let mut found = Vec::new();
+        self.list_each(resource, namespace, selector, |item| found.push(item)).await?;
+        Ok(found)
+    }
+
+    /// The same, one after the other: of what there may be many, only a page is held at once.
+    pub async fn list_each(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        selector: &str,
+        mut see: impl FnMut(Value),
+    ) -> Result<(), Error> {
+        let all = ObjectId {
+            api_version: resource.api.api_version.clone(),
+            kind: resource.api.kind.clone(),
+            namespace: namespace.to_owned(),
+            name: String::new(),
+        };
+        self.allow("list", resource.namespaced, &all)?;
         let scope = (!namespace.is_empty()).then_some(namespace);
         let request = Request::new(DynamicObject::url_path(&resource.api, scope));
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
-        let mut found = Vec::new();
         loop {
             let page = self.send("list", &resource.api.plural, request.list(&params)).await;
             if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
@@ -162,16 +217,16 @@ impl Cluster {
             }
             let mut page: Value = page?;
             if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                found.extend(items.into_iter().map(|mut item| {
+                for mut item in items {
                     // The items of a list do not say what they are.
                     item["apiVersion"] = Value::from(resource.api.api_version.as_str());
                     item["kind"] = Value::from(resource.api.kind.as_str());
-                    item
-                }));
+                    see(item);
+                }
             }
             match page.pointer("/metadata/continue").and_then(Value::as_str) {
                 Some(token) if !token.is_empty() => params = params.continue_token(token),
-                Some(_) | None => return Ok(found),
+                Some(_) | None => return Ok(()),
             }
         }
     }
@@ -185,7 +240,7 @@ impl Cluster {
             propagation_policy: Some(kube::api::PropagationPolicy::Background),
             ..kube::api::DeleteParams::default()
         };
-        let http = request_for("delete", &resource, id)?.delete(&id.name, &params);
+        let http = self.request_for("delete", &resource, id)?.delete(&id.name, &params);
         absent(self.send::<Value>("delete", &id.to_string(), http).await).map(drop)
     }
 
@@ -199,7 +254,7 @@ impl Cluster {
             why: error.to_string(),
         })?;
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
-        let http = request_for("create", &resource, &id)?.create(&params, bytes);
+        let http = self.request_for("create", &resource, &id)?.create(&params, bytes);
         match self.send::<Value>("create", &id.to_string(), http).await {
             Ok(_) => Ok(true),
             Err(error) if error.code() == Some(409) => Ok(false),
@@ -214,12 +269,29 @@ impl Cluster {
             Error::Malformed { operation: "patch", object: id.to_string(), why: error.to_string() }
         })?;
         let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let http = request_for("patch", &resource, id)?.patch(&id.name, &params, &Patch::<()>::Json(patch));
+        let http =
+            self.request_for("patch", &resource, id)?.patch(&id.name, &params, &Patch::<()>::Json(patch));
         self.send("patch", &id.to_string(), http).await
     }
 
-    /// Writes a whole status. The only place that writes one.
+    /// Writes a whole status.
     pub async fn report<K, S>(&self, namespace: &str, name: &str, status: &S) -> Result<(), Error>
+    where
+        K: kube::Resource<DynamicType = ()>,
+        S: Serialize + Debug,
+    {
+        self.report_on::<K, S>(namespace, name, status, None).await.map(drop)
+    }
+
+    /// Writes a whole status, on a version of the object if one is expected; answers with the object as stored. The only place
+    /// that writes one.
+    pub async fn report_on<K, S>(
+        &self,
+        namespace: &str,
+        name: &str,
+        status: &S,
+        version: Option<&str>,
+    ) -> Result<Value, Error>
     where
         K: kube::Resource<DynamicType = ()>,
         S: Serialize + Debug,
@@ -235,14 +307,17 @@ impl Cluster {
         let body = Body {
             api_version: &K::api_version(&()),
             kind: &K::kind(&()),
-            metadata: json!({"name": name, "namespace": namespace}),
+            metadata: match version {
+                Some(version) => json!({"name": name, "namespace": namespace, "resourceVersion": version}),
+                None => json!({"name": name, "namespace": namespace}),
+            },
             status,
         };
         let request = Request::new(K::url_path(&(), Some(namespace)));
         let params = PatchParams::apply(MANAGER).force();
         let object = format!("the status of {} {namespace}/{name}", K::kind(&()));
         let http = request.patch_subresource("status", name, &params, &Patch::Apply(&body));
-        self.send::<Value>("write", &object, http).await.map(drop)
+        self.send("write", &object, http).await
     }
 
     /// The resource of a kind: from the table of workload kinds, else asked of the API server once.
@@ -259,35 +334,53 @@ impl Cluster {
         Ok(found)
     }
 
+    /// The one way from the name of an object to a path of the API: names come from manifests and templates of strangers.
+    fn request_for(
+        &self,
+        operation: &'static str,
+        resource: &Resource,
+        id: &ObjectId,
+    ) -> Result<Request, Error> {
+        if !id.is_addressable() || resource.namespaced == id.namespace.is_empty() {
+            let why = "its name and namespace do not name one object".to_owned();
+            return Err(Error::Malformed { operation, object: id.to_string(), why });
+        }
+        self.allow(operation, resource.namespaced, id)?;
+        let namespace = resource.namespaced.then_some(id.namespace.as_str());
+        Ok(Request::new(DynamicObject::url_path(&resource.api, namespace)))
+    }
+
     async fn send<T: DeserializeOwned>(
         &self,
         operation: &'static str,
         object: &str,
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
     ) -> Result<T, Error> {
-        let request = request.map_err(|error| Error::Malformed {
-            operation,
-            object: object.to_owned(),
-            why: error.to_string(),
-        })?;
-        match tokio::time::timeout(REQUEST, self.client.request::<T>(request)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(source)) => {
-                Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
-            }
-            Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
-        }
+        let malformed = |why| Error::Malformed { operation, object: object.to_owned(), why };
+        let mut request = request.map_err(|error| malformed(error.to_string()))?;
+        self.sign(&mut request).map_err(malformed)?;
+        send_by(&self.client, operation, object, Ok(request)).await
     }
 }
 
-/// The one way from the name of an object to a path of the API: names come from manifests and templates of strangers.
-fn request_for(operation: &'static str, resource: &Resource, id: &ObjectId) -> Result<Request, Error> {
-    if !id.is_addressable() || resource.namespaced == id.namespace.is_empty() {
-        let why = "its name and namespace do not name one object".to_owned();
-        return Err(Error::Malformed { operation, object: id.to_string(), why });
+async fn send_by<T: DeserializeOwned>(
+    client: &Client,
+    operation: &'static str,
+    object: &str,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
+) -> Result<T, Error> {
+    let request = request.map_err(|error| Error::Malformed {
+        operation,
+        object: object.to_owned(),
+        why: error.to_string(),
+    })?;
+    match tokio::time::timeout(REQUEST, client.request::<T>(request)).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => {
+            Err(Error::Request { operation, object: object.to_owned(), source: Box::new(source) })
+        }
+        Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
     }
-    let namespace = resource.namespaced.then_some(id.namespace.as_str());
-    Ok(Request::new(DynamicObject::url_path(&resource.api, namespace)))
 }
 
 /// What an object is, from its own words.
@@ -345,16 +438,18 @@ mod tests {
     }
 
     /// If this fails, a name in somebody's manifest chooses which object the operator reads, writes or deletes.
-    #[test]
-    fn no_name_leads_to_another_path() {
+    #[tokio::test]
+    async fn no_name_leads_to_another_path() {
         let resource = |kind: &str, namespaced| {
             let gvk = kube::core::GroupVersionKind::gvk("", "v1", kind);
             Resource { api: ApiResource::from_gvk(&gvk), namespaced }
         };
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let cluster = Cluster::new(Client::try_from(config).unwrap());
         let asked = |namespaced, namespace: &str, name: &str| {
             let (api_version, kind) = ("v1".to_owned(), "Thing".to_owned());
             let id = ObjectId { api_version, kind, namespace: namespace.into(), name: name.into() };
-            request_for("get", &resource("Thing", namespaced), &id).map(|request| request.url_path)
+            cluster.request_for("get", &resource("Thing", namespaced), &id).map(|request| request.url_path)
         };
         assert_eq!(asked(true, "shop", "a.b:c_d-1").unwrap(), "/api/v1/namespaces/shop/things");
         assert_eq!(asked(false, "", "system:node").unwrap(), "/api/v1/things");

@@ -21,7 +21,7 @@ pub enum Error {
         /// The reference.
         reference: String,
         /// What to change.
-        why: &'static str,
+        why: String,
     },
     /// A path of the source cannot be used.
     #[error("the path {path:?} cannot be used: {why}")]
@@ -31,9 +31,65 @@ pub enum Error {
         /// What to change.
         why: &'static str,
     },
-    /// The certificates to trust for a remote are not in PEM form.
-    #[error("the CA bundle for {url} cannot be used: it must hold certificates in PEM form")]
-    InvalidCa {
+    /// An ssh remote without a key.
+    #[error(
+        "{url} needs an ssh key: name a Secret with identity and known_hosts (and password, if the key has a passphrase) in spec.secretRef"
+    )]
+    NoCredentials {
+        /// The remote.
+        url: String,
+    },
+    /// The credentials cannot be used as they stand.
+    #[error("the Secret {secret} cannot be used for {url}: {why}")]
+    InvalidCredentials {
+        /// The remote.
+        url: String,
+        /// The Secret.
+        secret: String,
+        /// Which key, and what to change.
+        why: String,
+    },
+    /// The server does not accept the credentials.
+    #[error("{url} refuses the credentials in the Secret {secret} ({answer})")]
+    CredentialsRefused {
+        /// The remote.
+        url: String,
+        /// The Secret.
+        secret: String,
+        /// How it said so.
+        answer: String,
+    },
+    /// Whoever answered at the host is not who it should be, as far as the Secret says.
+    #[error("the ssh host key of {url} is not accepted: {why} in known_hosts of the Secret {secret}")]
+    HostKeyRefused {
+        /// The remote.
+        url: String,
+        /// The Secret.
+        secret: String,
+        /// Unknown or changed.
+        why: &'static str,
+    },
+    /// The program that reaches ssh remotes is not there.
+    #[error(
+        "the program ssh is not on the PATH of the operator: install OpenSSH's client for {url}, or use https"
+    )]
+    SshMissing {
+        /// The remote.
+        url: String,
+    },
+    /// The ssh program failed.
+    #[error("cannot reach {url} by ssh: {what}")]
+    SshFailed {
+        /// The remote.
+        url: String,
+        /// What it said, made printable.
+        what: String,
+    },
+    /// The proxy on the way wants other credentials.
+    #[error(
+        "the proxy on the way to {url} refuses access (HTTP 407): check HTTPS_PROXY and HTTP_PROXY of the operator"
+    )]
+    ProxyRefused {
         /// The remote.
         url: String,
     },
@@ -46,11 +102,13 @@ pub enum Error {
         source: reqwest::Error,
     },
     /// The server wants credentials, or better ones.
-    #[error("{url} refuses access (HTTP {status}): the repository is private or does not exist")]
+    #[error(
+        "{url} refuses access (HTTP {status}): the repository is private or does not exist; credentials go in a Secret that spec.secretRef names"
+    )]
     Forbidden {
         /// The remote.
         url: String,
-        /// 401, 403 or 407.
+        /// 401 or 403.
         status: u16,
     },
     /// There is no repository at the URL.
@@ -184,8 +242,12 @@ impl Error {
             Self::InvalidUrl { .. } => "InvalidUrl",
             Self::InvalidReference { .. } => "InvalidReference",
             Self::InvalidPath { .. } => "InvalidPath",
-            Self::InvalidCa { .. } => "InvalidCa",
-            Self::Forbidden { .. } => "AccessDenied",
+            Self::NoCredentials { .. } | Self::InvalidCredentials { .. } => "InvalidCredentials",
+            Self::Forbidden { .. } | Self::CredentialsRefused { .. } | Self::ProxyRefused { .. } => {
+                "AccessDenied"
+            }
+            Self::HostKeyRefused { .. } => "HostKeyRefused",
+            Self::SshMissing { .. } => "SshMissing",
             Self::RepositoryNotFound { .. } => "RepositoryNotFound",
             Self::RateLimited { .. } => "RateLimited",
             Self::Redirected { .. } => "Redirected",
@@ -196,6 +258,7 @@ impl Error {
             Self::PathNotFound { .. } => "PathNotFound",
             Self::Storage { .. } => "StorageFailed",
             Self::Unreachable { .. }
+            | Self::SshFailed { .. }
             | Self::ServerFailed { .. }
             | Self::Protocol { .. }
             | Self::UnknownCommit { .. }
@@ -210,6 +273,7 @@ impl Error {
     pub fn retry(&self) -> bool {
         match self {
             Self::Unreachable { .. }
+            | Self::SshFailed { .. }
             | Self::RateLimited { .. }
             | Self::ServerFailed { .. }
             | Self::Protocol { .. }
@@ -221,7 +285,12 @@ impl Error {
             Self::InvalidUrl { .. }
             | Self::InvalidReference { .. }
             | Self::InvalidPath { .. }
-            | Self::InvalidCa { .. }
+            | Self::NoCredentials { .. }
+            | Self::InvalidCredentials { .. }
+            | Self::CredentialsRefused { .. }
+            | Self::HostKeyRefused { .. }
+            | Self::SshMissing { .. }
+            | Self::ProxyRefused { .. }
             | Self::Forbidden { .. }
             | Self::RepositoryNotFound { .. }
             | Self::Redirected { .. }

@@ -7,22 +7,18 @@ use std::{
 };
 
 use reqwest::{
-    Client, Response, StatusCode,
+    Client, RequestBuilder, Response, StatusCode,
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
 };
+use secrecy::ExposeSecret as _;
 use url::{Origin, Url};
 
 use super::{
-    Error,
-    http::give_up,
-    remote::redacted,
-    session::Session,
-    text::{printable, printable_bytes},
+    Error, credentials::Login, location::redacted, session::Session, text::printable_bytes,
+    transport::give_up,
 };
 
 const REDIRECTS: usize = 3;
-/// The list of references, and what the server says before it sends the pack: libgit2 keeps these in memory.
-const BEFORE_THE_PACK: u64 = 64 << 20;
 /// One line of the list of references is at most this long, and the first holds the capabilities.
 const FIRST_LINE: usize = 64 << 10;
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
@@ -36,12 +32,13 @@ pub(super) struct Exchange {
     state: State,
     /// What was received and not read yet.
     rest: io::Cursor<Vec<u8>>,
-    before_the_pack: u64,
 }
 
 enum State {
     /// The body so far: libgit2 writes all of it before it reads.
     Asking(Vec<u8>),
+    /// The answer is the list of references.
+    Listing(Response),
     Answering(Response),
     Over,
 }
@@ -57,7 +54,9 @@ impl Write for Exchange {
                 body.extend_from_slice(bytes);
                 Ok(bytes.len())
             }
-            State::Answering(_) | State::Over => Err(io::Error::other("the request was sent already")),
+            State::Listing(_) | State::Answering(_) | State::Over => {
+                Err(io::Error::other("the request was sent already"))
+            }
         }
     }
 
@@ -82,7 +81,7 @@ impl Read for Exchange {
 impl Exchange {
     pub fn new(session: Arc<Session>, client: Client, base: Arc<Mutex<Url>>) -> Self {
         let state = State::Asking(Vec::new());
-        Self { session, client, base, state, rest: bytes_of(Vec::new()), before_the_pack: 0 }
+        Self { session, client, base, state, rest: bytes_of(Vec::new()) }
     }
 
     /// Asks for the references.
@@ -92,18 +91,29 @@ impl Exchange {
             let url = below(&base, "info/refs", Some("service=git-upload-pack"));
             let request =
                 self.client.get(url.clone()).header(ACCEPT, ADVERTISEMENT).header(CACHE_CONTROL, "no-cache");
-            let response = self.wait(request.send())?;
+            let response = self.wait(self.authorized(&url, request).send())?;
             if response.status().is_redirection() {
                 base = self.redirected(&url, response.headers())?;
                 continue;
             }
             self.check(&response, ADVERTISEMENT)?;
             *self.base.lock().unwrap_or_else(PoisonError::into_inner) = base;
-            self.state = State::Answering(response);
+            self.state = State::Listing(response);
             return self.note_capabilities();
         }
         let to = redacted(&base);
         Err(Error::Redirected { url: self.session.url(), to })
+    }
+
+    /// A request with the login, if it goes to where that belongs.
+    fn authorized(&self, url: &Url, request: RequestBuilder) -> RequestBuilder {
+        match self.session.login(url) {
+            Some(Login::Basic { username, password }) => {
+                request.basic_auth(username, Some(password.expose_secret()))
+            }
+            Some(Login::Bearer(token)) => request.bearer_auth(token.expose_secret()),
+            None => request,
+        }
     }
 
     /// Where a redirect leads, if that is on the same host, port and scheme, and to a repository.
@@ -132,9 +142,22 @@ impl Exchange {
         let status = response.status();
         match status {
             StatusCode::OK => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                return Err(Error::Forbidden { url, status: status.as_u16() });
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let status = status.as_u16();
+                let known = self
+                    .session
+                    .https_keys()
+                    .filter(|keys| keys.login.is_some() || keys.certificate.is_some());
+                return Err(match known {
+                    Some(_) => Error::CredentialsRefused {
+                        url,
+                        secret: self.session.secret(),
+                        answer: format!("HTTP {status}"),
+                    },
+                    None => Error::Forbidden { url, status },
+                });
             }
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => return Err(Error::ProxyRefused { url }),
             StatusCode::NOT_FOUND | StatusCode::GONE => return Err(Error::RepositoryNotFound { url }),
             StatusCode::TOO_MANY_REQUESTS => return Err(Error::RateLimited { url }),
             status if status.is_server_error() => {
@@ -163,15 +186,7 @@ impl Exchange {
             }
             start.extend(more);
         }
-        let line =
-            start.split(|byte| *byte == 0).nth(1).and_then(|rest| rest.split(|byte| *byte == b'\n').next());
-        let capabilities = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
-        let format = capabilities.split(' ').find_map(|word| word.strip_prefix("object-format="));
-        if let Some(format) = format.filter(|format| *format != "sha1") {
-            let what = format!("its object format {} is not supported yet", printable(format));
-            return Err(Error::Protocol { url: self.session.url(), what });
-        }
-        *self.session.capabilities.lock().unwrap_or_else(PoisonError::into_inner) = capabilities;
+        self.session.note_capabilities(&start)?;
         self.rest = bytes_of(start);
         Ok(())
     }
@@ -182,9 +197,9 @@ impl Exchange {
             let body = std::mem::take(body);
             let base = self.base.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let url = below(&base, "git-upload-pack", None);
-            let request = self.client.post(url).header(ACCEPT, RESULT);
+            let request = self.client.post(url.clone()).header(ACCEPT, RESULT);
             let request = request.header(CONTENT_TYPE, "application/x-git-upload-pack-request").body(body);
-            let response = self.wait(request.send())?;
+            let response = self.wait(self.authorized(&url, request).send())?;
             if response.status().is_redirection() {
                 let to = response.headers().get(LOCATION).map(|value| printable_bytes(value.as_bytes()));
                 let to = to.and_then(|to| base.join(&to).ok()).map(|to| redacted(&to)).unwrap_or_default();
@@ -193,18 +208,17 @@ impl Exchange {
             self.check(&response, RESULT)?;
             self.state = State::Answering(response);
         }
-        let State::Answering(response) = &mut self.state else { return Ok(Vec::new()) };
+        let (State::Listing(response) | State::Answering(response)) = &mut self.state else {
+            return Ok(Vec::new());
+        };
         let chunk = wait(&self.session, response.chunk())?;
         let Some(chunk) = chunk else {
             self.state = State::Over;
             return Ok(Vec::new());
         };
-        self.session.count(chunk.len())?;
-        if !self.session.pack_begun() {
-            self.before_the_pack += chunk.len() as u64;
-            if self.before_the_pack > BEFORE_THE_PACK {
-                return Err(Error::TooLarge { what: "bytes before the pack", bound: BEFORE_THE_PACK });
-            }
+        self.session.count_wire(chunk.len())?;
+        if matches!(self.state, State::Listing(_)) {
+            self.session.note_list(&chunk);
         }
         Ok(chunk.to_vec())
     }
@@ -214,17 +228,10 @@ impl Exchange {
     }
 }
 
-/// Waits on this (blocking) thread, as long as the session lasts.
 fn wait<T>(session: &Session, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Error> {
-    session.runtime.block_on(async {
-        tokio::select! {
-            done = work => done.map_err(|error| {
-                // The URL in reqwest's text has our query, and would stand there twice.
-                Error::Unreachable { url: session.url(), source: error.without_url() }
-            }),
-            () = tokio::time::sleep_until(session.deadline.into()) => Err(session.timed_out()),
-            () = session.cancel.cancelled() => Err(session.timed_out()),
-        }
+    session.wait(work)?.map_err(|error| {
+        // The URL in reqwest's text has our query, and would stand there twice.
+        Error::Unreachable { url: session.url(), source: error.without_url() }
     })
 }
 

@@ -41,22 +41,45 @@ pub struct Older {
     pub blob: BlobId,
 }
 
+/// What a mirror knows of whether one commit descends from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Descent {
+    Proved,
+    Disproved,
+    /// The mirror's history ends before.
+    Unknown,
+}
+
 impl Mirror {
-    /// Whether `head` is `ancestor` or has it in its history. An ancestor that the mirror does not know was rewritten.
+    /// Whether `head` is `ancestor` or has it in its history, as far as that is here.
     ///
-    /// *Caveats*: blocks; a negative answer may take a walk through the whole history.
-    pub fn descends(&self, head: CommitId, ancestor: CommitId) -> Result<bool, Error> {
-        self.commit(head)?;
-        match self.commit(ancestor) {
-            Err(Error::UnknownCommit { .. }) => return Ok(false),
-            known => known?,
+    /// *Caveats*: blocks; it may take a walk through the whole history.
+    pub(super) fn descent(&self, head: CommitId, ancestor: CommitId) -> Result<Descent, Error> {
+        let here = |commit| match self.commit(commit) {
+            Err(Error::UnknownCommit { .. }) => Ok(false),
+            found => found.map(|_| true),
         };
+        let (head_here, ancestor_here) = (here(head)?, here(ancestor)?);
+        if head_here && ancestor_here && self.reaches(head, ancestor)? {
+            return Ok(Descent::Proved);
+        }
+        if self.is_shallow() {
+            return Ok(Descent::Unknown);
+        }
+        if head_here { Ok(Descent::Disproved) } else { Err(Error::UnknownCommit { commit: head }) }
+    }
+
+    fn reaches(&self, head: CommitId, ancestor: CommitId) -> Result<bool, Error> {
         if head == ancestor {
             return Ok(true);
         }
-        self.repository
-            .graph_descendant_of(head.0, ancestor.0)
-            .map_err(|error| self.damage("the history", error))
+        let descends = self.repository.graph_descendant_of(head.0, ancestor.0);
+        descends.map_err(|error| self.damage("the history", error))
+    }
+
+    /// Whether history ends before its beginning: a walk down from a commit may then not see all that came before it.
+    pub fn is_shallow(&self) -> bool {
+        self.repository.is_shallow()
     }
 
     /// The manifests below `paths` that differ between two commits, by path; all of `to` if there is no `from`.

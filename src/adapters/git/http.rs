@@ -1,61 +1,32 @@
 //! The transport below libgit2's smart protocol: HTTP and HTTPS with reqwest and rustls.
-//!
-//! libgit2 knows transports per scheme, for the whole process; which fetch one belongs to is noted in the thread that
-//! runs it, for as long as it runs ([`enter`]).
 
 use std::{
-    cell::RefCell,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use git2::transport::{Service, SmartSubtransport, SmartSubtransportStream, Transport};
-use reqwest::{Client, redirect};
+use reqwest::{Certificate, Client, Identity, redirect};
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::{Error, exchange::Exchange, remote::Location, session::Session};
+use super::{
+    Error,
+    credentials::{Channel, ClientCertificate},
+    exchange::Exchange,
+    location::Location,
+    session::Session,
+    transport::{current, give_up, never_pushes},
+};
 
 const CONNECT: Duration = Duration::from_secs(10);
 
-thread_local! {
-    static CURRENT: RefCell<Option<Arc<Session>>> = const { RefCell::new(None) };
-}
-
-/// Makes `session` the one that a transport made on this thread belongs to, until the guard is dropped.
-pub(super) fn enter(session: &Arc<Session>) -> Entered {
-    CURRENT.set(Some(Arc::clone(session)));
-    Entered
-}
-
-pub(super) struct Entered;
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        CURRENT.set(None);
-    }
-}
-
-/// Whether the server gives out any commit that is on a branch or tag, and not only their tips.
-pub(super) fn allows_any_reachable(session: &Session) -> bool {
-    let capabilities = session.capabilities.lock().unwrap_or_else(PoisonError::into_inner);
-    capabilities
-        .split(' ')
-        .any(|capability| matches!(capability, "allow-reachable-sha1-in-want" | "allow-any-sha1-in-want"))
-}
-
 /// What libgit2 calls for a remote with one of our schemes.
 pub(super) fn transport(remote: &git2::Remote<'_>) -> Result<Transport, git2::Error> {
-    let session = CURRENT.with_borrow(Clone::clone);
-    let session = session.ok_or_else(|| git2::Error::from_str("no fetch is running on this thread"))?;
+    let session = current()?;
     let made = Http::new(session.clone());
     let http = made.map_err(|error| give_up(&session, error))?;
     Transport::smart(remote, true, http)
-}
-
-/// Notes the reason, and returns what ends libgit2's work.
-pub(super) fn give_up(session: &Session, error: Error) -> git2::Error {
-    session.fail(error);
-    git2::Error::new(git2::ErrorCode::User, git2::ErrorClass::Http, "the transport gave up")
 }
 
 struct Http {
@@ -76,21 +47,45 @@ impl Http {
     }
 }
 
-/// Redirects are ours to judge. Credentials, once there are any, go into the requests, never into the client.
+/// Redirects are ours to judge. A login goes into the requests, never into the client.
 fn client(session: &Session) -> Result<Client, Error> {
     let mut builder = Client::builder()
         .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT);
-    if let Some(ca) = &session.ca {
+    let Some(keys) = session.https_keys() else {
+        return builder.build().map_err(|source| Error::Unreachable { url: session.url(), source });
+    };
+    if let Some(ca) = &keys.ca {
         // Text without any certificate is no error to the parser, but would trust nobody.
-        let trusted = reqwest::Certificate::from_pem_bundle(ca).unwrap_or_default();
+        let trusted = Certificate::from_pem_bundle(ca.as_bytes()).unwrap_or_default();
         if trusted.is_empty() {
-            return Err(Error::InvalidCa { url: session.url() });
+            return Err(session.invalid_credentials("ca.crt must hold certificates in PEM form"));
         }
         builder = builder.tls_certs_only(trusted);
     }
-    builder.build().map_err(|source| Error::Unreachable { url: session.url(), source })
+    if let Some(certificate) = &keys.certificate {
+        builder = builder.identity(identity(session, certificate)?);
+    }
+    if Channel::to(&session.location) == Channel::Loopback {
+        // What is not encrypted stays on this machine.
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(|source| match keys.certificate {
+        Some(_) => session.invalid_credentials("tls.key is not the key of the certificate in tls.crt"),
+        None => Error::Unreachable { url: session.url(), source },
+    })
+}
+
+fn identity(session: &Session, certificate: &ClientCertificate) -> Result<Identity, Error> {
+    let ClientCertificate { chain, key } = certificate;
+    let pem = SecretString::from(format!("{}\n{chain}", key.expose_secret()));
+    // The parser's reason could quote what it read.
+    Identity::from_pem(pem.expose_secret().as_bytes()).map_err(|_| {
+        session.invalid_credentials(
+            "tls.crt must hold a certificate, and tls.key its private key, not encrypted, both in PEM form",
+        )
+    })
 }
 
 impl SmartSubtransport for Http {
@@ -103,9 +98,7 @@ impl SmartSubtransport for Http {
                 Ok(Box::new(exchange))
             }
             Service::UploadPack => Ok(Box::new(exchange)),
-            Service::ReceivePackLs | Service::ReceivePack => {
-                Err(git2::Error::from_str("this program never pushes"))
-            }
+            Service::ReceivePackLs | Service::ReceivePack => Err(never_pushes()),
         }
     }
 

@@ -19,18 +19,35 @@ pub(super) fn fetch(repository: &Repository, session: &Session, path: &Path) -> 
         return Err(session.unusable(&git2::Error::from_str("it is a shallow clone, and history is needed")));
     }
     let tip = match session.wanted()? {
-        Wanted::Name(name) => remote
-            .find_reference(&name)
-            .and_then(|reference| reference.resolve())
-            .ok()
-            .and_then(|reference| reference.target())
-            .ok_or_else(|| session.reference_not_found())?,
+        Wanted::Name(name) => named(&remote, session, &name)?,
+        Wanted::Highest(range) => {
+            let tags = tags(&remote).map_err(|error| session.unusable(&error))?;
+            let tag = range.highest(tags.iter().map(String::as_str));
+            let tag = tag.ok_or_else(|| session.reference_not_found())?;
+            named(&remote, session, &format!("refs/tags/{tag}"))?
+        }
         Wanted::Commit(oid) => oid,
     };
     if !repository.odb().is_ok_and(|odb| odb.exists(tip)) {
         copy(repository, &remote, session, tip)?;
     }
     Ok(tip)
+}
+
+fn named(remote: &Repository, session: &Session, name: &str) -> Result<Oid, Error> {
+    let target = remote.find_reference(name).and_then(|reference| reference.resolve());
+    let target = target.ok().and_then(|reference| reference.target());
+    target.ok_or_else(|| session.reference_not_found())
+}
+
+/// The names of all tags. Names that are not UTF-8 are no versions, and are passed over.
+fn tags(remote: &Repository) -> Result<Vec<String>, git2::Error> {
+    let mut tags = Vec::new();
+    for reference in remote.references_glob("refs/tags/*")? {
+        let name = String::from_utf8(reference?.name_bytes().to_vec()).unwrap_or_default();
+        tags.extend(name.strip_prefix("refs/tags/").map(str::to_owned));
+    }
+    Ok(tags)
 }
 
 fn copy(repository: &Repository, remote: &Repository, session: &Session, tip: Oid) -> Result<(), Error> {

@@ -5,7 +5,8 @@
 //! * `refs/countersign/heads/<commit>`: it, and earlier ones that no later one descends from;
 //! * `refs/countersign/incoming`: what came over HTTP last, before it is checked.
 //!
-//! All that was ever fetched is reachable from these, and nothing is ever collected.
+//! All that was ever fetched is reachable from these, and nothing is ever collected. A first fetch takes only the last commits
+//! where the server can, and libgit2 notes in the file `shallow` where history ends; [`deepen`] moves that end.
 
 use std::{
     collections::HashMap,
@@ -17,13 +18,21 @@ use std::{
     },
 };
 
-use git2::{Oid, Repository, RepositoryInitOptions};
+use git2::{Oid, Repository, RepositoryInitOptions, RepositoryOpenFlags};
 use jiff::Timestamp;
 
 use super::{
-    Bounds, CommitId, Error, Head, health, local, packs, remote::Location, session::Session, smart,
+    Bounds, CommitId, Error, Head, health, local,
+    location::Location,
+    packs,
+    session::{Depth, Session},
+    smart,
     text::printable_bytes,
 };
+
+/// How many commits a first fetch takes: enough to look back for what workloads ran before, and to go on from a commit that
+/// was applied some days ago.
+pub(super) const FIRST: i32 = 100;
 
 const HEAD: &str = "refs/countersign/head";
 const HEADS: &str = "refs/countersign/heads/";
@@ -63,7 +72,7 @@ impl Mirror {
             return Err(Error::NotFetched { url: location.to_string() });
         }
         let mut readers = shared.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = Repository::open_bare(&directory);
+        let opened = open(&directory);
         let repository = opened.map_err(|error| {
             shared.damaged.store(true, Ordering::Relaxed);
             Error::mirror("its configuration", &directory, error)
@@ -116,12 +125,17 @@ impl Shared {
     }
 }
 
+/// Opens a bare repository, exactly there. libgit2's own function for these passes over where a shallow history ends.
+fn open(directory: &Path) -> Result<Repository, git2::Error> {
+    let flags = RepositoryOpenFlags::BARE | RepositoryOpenFlags::NO_SEARCH | RepositoryOpenFlags::NO_DOTGIT;
+    Repository::open_ext(directory, flags, std::iter::empty::<&Path>())
+}
+
 /// Updates the mirror, or builds it (again) beside its place and then puts it there.
 pub(super) fn fetch(directory: &Path, shared: &Shared, session: &Arc<Session>) -> Result<Head, Error> {
     session.check_time()?;
     if directory.exists() && !shared.damaged.load(Ordering::Relaxed) {
-        let kept = Repository::open_bare(directory)
-            .map_err(|error| Error::mirror("its configuration", directory, error));
+        let kept = open(directory).map_err(|error| Error::mirror("its configuration", directory, error));
         match kept.and_then(|repository| update(&repository, shared, session)) {
             Err(error @ Error::Corrupt { .. }) => {
                 tracing::warn!(
@@ -202,8 +216,16 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
             health::verify(repository, session, *head, &[])?;
         }
     }
+    let depth = if earlier.is_empty() { Depth::Commits(FIRST) } else { Depth::Missing };
     let tip = match &session.location {
-        Location::Http(_) => smart::fetch(repository, session)?,
+        Location::Http(_) | Location::Ssh(_) => match smart::fetch(repository, session, depth) {
+            // Not every server that says it can end history somewhere gets it right.
+            Err(error @ Error::Protocol { .. }) if depth != Depth::Missing => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "history is fetched whole instead");
+                smart::fetch(repository, session, Depth::Missing)?
+            }
+            outcome => outcome?,
+        },
         Location::Local(path) => local::fetch(repository, session, path)?,
     };
     session.check_time()?;
@@ -218,6 +240,32 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
         tracing::debug!(error = &error as &dyn std::error::Error, "the packs of a git mirror are not merged");
     }
     head(repository, commit).map_err(broken)
+}
+
+/// Fetches history behind where the mirror ends.
+pub(super) fn deepen(
+    directory: &Path,
+    shared: &Shared,
+    session: &Arc<Session>,
+    depth: Depth,
+) -> Result<(), Error> {
+    session.check_time()?;
+    let deepened = open(directory)
+        .map_err(|error| Error::mirror("its configuration", directory, error))
+        .and_then(|repository| {
+            health::sweep(repository.path())?;
+            match &session.location {
+                Location::Http(_) | Location::Ssh(_) => smart::fetch(&repository, session, depth)?,
+                Location::Local(_) => return Ok(()),
+            };
+            heads(&repository)?
+                .into_iter()
+                .try_for_each(|head| health::verify(&repository, session, head, &[]))
+        });
+    if matches!(deepened, Err(Error::Corrupt { .. })) {
+        shared.damaged.store(true, Ordering::Relaxed);
+    }
+    deepened
 }
 
 /// The commits that our references name.

@@ -12,12 +12,17 @@
 //! | `health.rs` | whether a mirror is whole |
 //! | `packs.rs` | many small packs of a mirror become one |
 //! | `session.rs` | one fetch: its deadline, its caps, why it failed |
-//! | `smart.rs`, `http.rs`, `exchange.rs` | fetching over HTTP(S): libgit2's protocol, our transport, one request |
+//! | `location.rs`, `credentials.rs` | a checked URL; what opens what is there |
+//! | `smart.rs`, `transport.rs`, `advertised.rs` | fetching over libgit2's protocol; what our transports below it share |
+//! | `http.rs`, `exchange.rs` | the transport for HTTP(S); one request |
+//! | `ssh.rs`, `ssh_program.rs` | the transport for SSH; the program that it runs |
 //! | `local.rs` | fetching from a repository on this machine |
 //! | `setup.rs` | libgit2's settings for the whole process |
 //! | `tree.rs`, `lookup.rs`, `history.rs` | reading: manifests of a commit; one path; changes between commits |
 //! | `ignored.rs` | what a repository keeps out of its sources |
 
+mod advertised;
+mod credentials;
 mod error;
 mod exchange;
 mod health;
@@ -25,6 +30,7 @@ mod history;
 mod http;
 mod ignored;
 mod local;
+mod location;
 mod lookup;
 mod mirror;
 mod packs;
@@ -32,7 +38,10 @@ mod remote;
 mod session;
 mod setup;
 mod smart;
+mod ssh;
+mod ssh_program;
 pub(super) mod text;
+mod transport;
 mod tree;
 
 use std::{
@@ -49,6 +58,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    credentials::{Channel, ClientCertificate, Credentials, HttpsKeys, Keys, Login, SshKeys},
     error::Error,
     history::{Change, LogEntry, Older},
     lookup::At,
@@ -56,7 +66,12 @@ pub use self::{
     remote::{Reference, Remote},
     tree::{Entry, Reason, Refused, Tree, normal as normal_paths},
 };
-use self::{mirror::Shared, remote::Location, session::Session};
+use self::{
+    history::Descent,
+    location::Location,
+    mirror::Shared,
+    session::{Depth, Session},
+};
 
 /// How much longer than its time-out a fetch may take to notice that it is over.
 const GRACE: Duration = Duration::from_secs(5);
@@ -116,6 +131,8 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Mirrors {
     root: PathBuf,
+    /// Where ssh finds its keys while it runs.
+    private: PathBuf,
     bounds: Bounds,
     /// Kept small by [`Mirrors::remove`].
     shared: Mutex<HashMap<PathBuf, Arc<Shared>>>,
@@ -130,7 +147,9 @@ impl Mirrors {
     /// The same with other bounds.
     pub fn with_bounds(cache_dir: &Path, bounds: Bounds) -> Self {
         setup::libgit2();
-        Self { root: cache_dir.join("git"), bounds, shared: Mutex::default() }
+        let private = cache_dir.join("ssh");
+        ssh_program::sweep(&private);
+        Self { root: cache_dir.join("git"), private, bounds, shared: Mutex::default() }
     }
 
     /// Fetches what `remote` names into the mirror of `key` and resolves it to a commit.
@@ -142,8 +161,49 @@ impl Mirrors {
     ///
     /// *Errors*: all of [`Error`] but those of reading.
     pub async fn fetch(&self, key: &str, remote: &Remote, timeout: Duration) -> Result<Head, Error> {
+        let head = self.alone(key, remote, timeout, mirror::fetch).await?;
+        self.remove_other_urls(key, &self.directory(key, &Location::parse(&remote.url)?));
+        Ok(head)
+    }
+
+    /// Whether `head` is `ancestor` or has it in its history. Where the mirror's history ends too early to tell, more of it is
+    /// fetched first: twice as much, then all. An ancestor that is not in all of it was rewritten.
+    ///
+    /// *Caveats*: a negative answer may take a walk through the whole history.
+    ///
+    /// *Errors*: [`Error::UnknownCommit`] if the mirror has no commit `head`, and those of [`Mirrors::fetch`].
+    pub async fn descends(
+        &self,
+        key: &str,
+        remote: &Remote,
+        head: CommitId,
+        ancestor: CommitId,
+        timeout: Duration,
+    ) -> Result<bool, Error> {
+        let descent = async || self.read(key, remote, move |mirror| mirror.descent(head, ancestor)).await;
+        let mut known = descent().await?;
+        for depth in [Depth::Commits(2 * mirror::FIRST), Depth::Whole] {
+            if known != Descent::Unknown {
+                break;
+            }
+            let deepen = move |directory: &Path, shared: &Shared, session: &Arc<Session>| {
+                mirror::deepen(directory, shared, session, depth)
+            };
+            self.alone(key, remote, timeout, deepen).await?;
+            known = descent().await?;
+        }
+        Ok(known == Descent::Proved)
+    }
+
+    /// Works on a mirror, with the remote, while nobody else does.
+    async fn alone<T, F>(&self, key: &str, remote: &Remote, timeout: Duration, work: F) -> Result<T, Error>
+    where
+        F: FnOnce(&Path, &Shared, &Arc<Session>) -> Result<T, Error> + Send + 'static,
+        T: Send + 'static,
+    {
         let location = Location::parse(&remote.url)?;
         remote.reference.check()?;
+        credentials::check(&location, remote.credentials.as_deref())?;
         let url = location.to_string();
         let deadline = Instant::now() + timeout;
         let timed_out = || Error::TimedOut { url: url.clone(), after: timeout };
@@ -155,20 +215,16 @@ impl Mirrors {
 
         let cancel = CancellationToken::new();
         let _cancel_when_dropped = cancel.clone().drop_guard();
-        let session = Session::new(location, remote, self.bounds.clone(), timeout, deadline, cancel);
+        let (private, bounds) = (self.private.clone(), self.bounds.clone());
+        let session = Session::new(location, remote, private, bounds, timeout, deadline, cancel);
         let session = Arc::new(session);
-        let job = {
-            let directory = directory.clone();
-            move || {
-                let head = mirror::fetch(&directory, &shared, &session);
-                drop(turn);
-                head
-            }
+        let job = move || {
+            let done = work(&directory, &shared, &session);
+            drop(turn);
+            done
         };
         let running = tokio::time::timeout_at((deadline + GRACE).into(), tokio::task::spawn_blocking(job));
-        let head = running.await.map_err(|_| timed_out())?.map_err(|source| Error::Internal { source })??;
-        self.remove_other_urls(key, &directory);
-        Ok(head)
+        running.await.map_err(|_| timed_out())?.map_err(|source| Error::Internal { source })?
     }
 
     /// Opens the mirror that an earlier fetch left, without asking the remote: also after a restart.
@@ -284,7 +340,7 @@ impl FromStr for CommitId {
     fn from_str(text: &str) -> Result<Self, Error> {
         remote::full_oid(text).map(Self).ok_or_else(|| Error::InvalidReference {
             reference: text::printable(text),
-            why: "a commit is named by its 40 hexadecimal digits",
+            why: "a commit is named by its 40 hexadecimal digits".to_owned(),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Once;
 
-use super::http;
+use super::{http, ssh};
 
 /// Settings of libgit2 that hold for the whole process, before its first use.
 ///
@@ -25,6 +25,7 @@ pub(super) fn libgit2() {
                 .and_then(|()| git2::opts::set_verify_owner_validation(false))
                 .and_then(|()| git2::transport::register("http", http::transport))
                 .and_then(|()| git2::transport::register("https", http::transport))
+                .and_then(|()| git2::transport::register("ssh", ssh::transport))
         };
         // Only memory can be short here. Fetches would then say that the transport is missing.
         if let Err(error) = outcome {

@@ -19,7 +19,7 @@ use crate::{
         inventory::ObjectId,
         ledger::{Ledger, RecordKey},
         ownership::{MANAGER, own_fields},
-        workload::KINDS,
+        workload::Kind,
     },
 };
 
@@ -176,7 +176,7 @@ struct Found {
 
 async fn found(cluster: &Cluster, source: &Key, api_version: &str, kind: &str) -> Result<Found, Error> {
     let resource = cluster.resource(api_version, kind).await?;
-    let listed = cluster.list(&resource, "", &selector(source)).await?;
+    let listed = cluster.list(&resource, cluster.reaches(), &selector(source)).await?;
     let named = |object| {
         let id = id_of(&object);
         ((id.namespace, id.name), object)
@@ -292,12 +292,11 @@ async fn write_revocation(cluster: &Cluster, revocation: &Value) -> Result<Value
 }
 
 /// Applies the revocations of objects, and nothing else of them; those that are known already need nothing.
-pub async fn revoke(ctx: &Ctx, source: &Key, items: &[&Item]) -> Outcome {
+pub async fn revoke(ctx: &Ctx, cluster: &Cluster, source: &Key, items: &[&Item]) -> Outcome {
     let new: Vec<&Item> = {
         let memory = ctx.memory.read();
         items.iter().copied().filter(|item| !is_revoked(&memory.ledger, &item.id)).collect()
     };
-    let cluster = &ctx.cluster;
     let work: Vec<_> = new
         .into_iter()
         .filter_map(|item| Some((item, revocation(&item.value)?)))
@@ -378,9 +377,7 @@ impl Stage {
             "CustomResourceDefinition" if item.id.group() == "apiextensions.k8s.io" => Self::Ground,
             "ApprovedImage" if revocation(&item.value).is_some() => Self::Revocations,
             "ApprovedImage" | "ImagePolicy" if item.id.group() == crate::api::GROUP => Self::Rules,
-            kind if KINDS.iter().any(|row| row.kind == kind && row.group == item.id.group()) => {
-                Self::Workloads
-            }
+            kind if Kind::find(&item.id.api_version, kind).is_some() => Self::Workloads,
             _ => Self::Rest,
         }
     }

@@ -5,13 +5,16 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Error;
-use crate::{adapters::cluster::id_of, controllers::Ctx};
+use crate::{
+    adapters::cluster::{Cluster, id_of},
+    controllers::Ctx,
+};
 
 /// How long a sync waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Waits until definitions are served.
-pub(super) async fn established(ctx: &Ctx, stored: &[Value]) -> Result<(), Error> {
+pub(super) async fn established(cluster: &Cluster, stored: &[Value]) -> Result<(), Error> {
     for definition in stored.iter().filter(|object| object["kind"] == "CustomResourceDefinition") {
         let id = id_of(definition);
         let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -21,7 +24,7 @@ pub(super) async fn established(ctx: &Ctx, stored: &[Value]) -> Result<(), Error
                 return Err(Error::NotYet(format!("{id} is not established after {} s", PATIENCE.as_secs())));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
-            now = ctx.cluster.get(&id).await.map_err(Error::Cluster)?;
+            now = cluster.get(&id).await.map_err(Error::Cluster)?;
         }
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! Whether a person must see a commit before it is applied.
 
-use super::{Reading, apply::is_revoked, content::Content};
+use super::{Error, Reading, apply::is_revoked, content::Content, time_for};
 use crate::{
-    adapters::git::{self, CommitId, Head},
+    adapters::git::{CommitId, Head},
     api::{GitSource, annotation::ACCEPT_COMMIT},
     controllers::{Ctx, memory::Key},
     domain::{
@@ -43,22 +43,23 @@ pub(super) async fn ruling(
     content: &Content,
     head: &Head,
     last: Option<CommitId>,
-) -> Result<Ruling, git::Error> {
+) -> Result<Ruling, Error> {
     let accepted = accepted(source, head.commit, last);
     if accepted == Some(head.commit) {
         return Ok(Ruling::Free(accepted));
     }
+    let time = time_for(source);
     let mut baseline = None;
     if let Some(last) = last.filter(|last| *last != head.commit) {
         // An accepted commit is the baseline of what descends from it.
         if let Some(accepted) = accepted
-            && read.descends(head.commit, accepted).await?
-            && !read.descends(last, accepted).await?
+            && read.descends(head.commit, accepted, time).await.map_err(Error::Git)?
+            && !read.descends(last, accepted, time).await.map_err(Error::Git)?
         {
             baseline = Some(accepted);
         }
         let from = baseline.unwrap_or(last);
-        if !source.spec.allow_rewrite && !read.descends(head.commit, from).await? {
+        if !source.spec.allow_rewrite && !read.descends(head.commit, from, time).await.map_err(Error::Git)? {
             return Ok(Ruling::Held(HeldBack {
                 reason: "HistoryRewritten",
                 message: format!(

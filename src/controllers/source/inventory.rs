@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The label of every ConfigMap that holds a part of an inventory.
-const LABEL: &str = "countersign.dev/inventory";
+pub const LABEL: &str = "countersign.dev/inventory";
 /// The annotation that says whose it is.
 const SOURCE: &str = "countersign.dev/source";
 /// How the names of these ConfigMaps begin.
@@ -82,6 +82,12 @@ fn read_part(object: &Value) -> Option<(Key, Part)> {
     };
     // Copied under another name it would count twice.
     (text("/metadata/name")? == part_name(&key, &part)).then_some((key, part))
+}
+
+/// Whether an object is a part of an inventory that can be read.
+pub fn is_part(object: &Value) -> bool {
+    object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some())
+        && read_part(object).is_some()
 }
 
 /// Stores the inventory of a source; parts that are not needed any more go.

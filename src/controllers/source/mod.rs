@@ -3,10 +3,12 @@
 pub mod apply;
 mod claim;
 pub mod content;
+mod credentials;
 mod effect;
 mod hold;
 pub mod inventory;
 mod overlay;
+mod place;
 mod prune;
 mod publish;
 mod status;
@@ -33,7 +35,12 @@ use crate::{
         git::{self, CommitId, Reference, Remote},
     },
     api::GitSource,
-    domain::{inventory::Inventory, plan::Manifest, workload::WorkloadId},
+    domain::{
+        inventory::Inventory,
+        plan::Manifest,
+        reach::{Asked, Reach, Refusal, reach},
+        workload::WorkloadId,
+    },
     telemetry::metrics::{Controller, Stage as StageLabel},
 };
 use apply::Memo;
@@ -78,6 +85,8 @@ enum Error {
     Git(git::Error),
     #[error(transparent)]
     Cluster(cluster::Error),
+    #[error(transparent)]
+    Secret(credentials::Error),
     #[error("{0}")]
     NotYet(String),
 }
@@ -105,19 +114,23 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
         unpublish(&ctx, &key);
         return report(&ctx, &source, &Verdict::suspended()).await;
     }
-    if key.0 != ctx.root {
-        return report(&ctx, &source, &Verdict::outside_root(&ctx.root)).await;
-    }
+    let reach = match reach_of(&ctx, &source) {
+        Ok(reach) => reach,
+        Err(refusal) => {
+            unpublish(&ctx, &key);
+            return report(&ctx, &source, &Verdict::refused(refusal)).await;
+        }
+    };
     let _sync = ctx.metrics.time_source_sync();
     let interval = Duration::from_secs(source.spec.interval.as_secs());
-    let (verdict, next) = match sync(&ctx, &key, &source).await {
+    let (verdict, next) = match sync(&ctx, &key, &source, &reach).await {
         Ok(verdict) => {
             let next = Next::After(pause(&ctx, &key, &verdict, interval));
             (verdict, next)
         }
         Err(failure) => {
             let stage = match &failure.error {
-                Error::Git(_) => StageLabel::Observe,
+                Error::Git(_) | Error::Secret(_) => StageLabel::Observe,
                 Error::Cluster(_) | Error::NotYet(_) => StageLabel::Act,
             };
             ctx.metrics.reconcile_error(Controller::Source, stage);
@@ -125,7 +138,7 @@ pub async fn look(ctx: Shared, key: Key) -> Next {
             recover(&ctx, &source).await;
             let next = match &failure.error {
                 Error::Git(error) if !error.retry() => Next::After(interval),
-                Error::Git(_) | Error::Cluster(_) | Error::NotYet(_) => Next::Retry,
+                Error::Git(_) | Error::Cluster(_) | Error::Secret(_) | Error::NotYet(_) => Next::Retry,
             };
             (Verdict::failed(failure), next)
         }
@@ -168,19 +181,30 @@ struct Reading<'a> {
     remote: &'a Remote,
     paths: &'a [String],
     files: &'a Files,
+    reach: &'a Reach,
 }
 
 impl Reading<'_> {
-    async fn content(&self, commit: CommitId) -> Result<Arc<Content>, git::Error> {
+    /// The cluster as the source reaches it.
+    fn cluster(&self, key: &Key) -> cluster::Cluster {
+        place::cluster(self.ctx, key, self.reach)
+    }
+
+    async fn content(&self, commit: CommitId) -> Result<Arc<Content>, Error> {
         let (files, paths) = (self.files.clone(), self.paths.to_vec());
         let kustomize = self.ctx.kustomize.clone();
         let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths, &kustomize);
-        self.ctx.mirrors.read(self.name, self.remote, read).await
+        let content = self.ctx.mirrors.read(self.name, self.remote, read).await.map_err(Error::Git)?;
+        place::placed(self.ctx, self.reach, content).await
     }
 
-    async fn descends(&self, head: CommitId, ancestor: CommitId) -> Result<bool, git::Error> {
-        let read = move |mirror: &git::Mirror| mirror.descends(head, ancestor);
-        self.ctx.mirrors.read(self.name, self.remote, read).await
+    async fn descends(
+        &self,
+        head: CommitId,
+        ancestor: CommitId,
+        timeout: Duration,
+    ) -> Result<bool, git::Error> {
+        self.ctx.mirrors.descends(self.name, self.remote, head, ancestor, timeout).await
     }
 
     async fn earlier(
@@ -236,12 +260,31 @@ fn mirror_key(key: &Key) -> String {
     format!("{}/{}", key.0, key.1)
 }
 
+/// How long one request to its repository may take.
+fn time_for(source: &GitSource) -> Duration {
+    Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST)
+}
+
+/// How far a source reaches, or why it may not apply anything.
+fn reach_of(ctx: &Ctx, source: &GitSource) -> Result<Reach, Refusal> {
+    let namespace = source.namespace().unwrap_or_default();
+    let asked = Asked {
+        namespace: &namespace,
+        url: &source.spec.url,
+        account: source.spec.service_account_name.as_deref(),
+        target: source.spec.target_namespace.as_deref(),
+    };
+    reach(&asked, &ctx.root, ctx.applier.as_deref())
+}
+
+/// Without credentials: enough to read what was fetched before.
 fn remote(source: &GitSource) -> Remote {
     let named = &source.spec.reference;
-    let reference = match (&named.branch, &named.tag, &named.commit) {
-        (Some(branch), _, _) => Reference::Branch(branch.clone()),
-        (None, Some(tag), _) => Reference::Tag(tag.clone()),
-        (None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
+    let reference = match (&named.branch, &named.tag, &named.semver, &named.commit) {
+        (Some(branch), _, _, _) => Reference::Branch(branch.clone()),
+        (None, Some(tag), _, _) => Reference::Tag(tag.clone()),
+        (None, None, Some(range), _) => Reference::Semver(range.clone()),
+        (None, None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
     };
-    Remote { url: source.spec.url.clone(), reference, ca: None }
+    Remote { url: source.spec.url.clone(), reference, credentials: None }
 }

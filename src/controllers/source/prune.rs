@@ -20,7 +20,12 @@ use crate::{
 const PRUNE: &str = "countersign.dev/prune";
 
 /// Deletes what the source does not say any more. Answers also with what stays in its inventory for now.
-pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTreeSet<ObjectId>, Outcome) {
+pub async fn prune(
+    ctx: &Ctx,
+    cluster: &Cluster,
+    source: &Key,
+    gone: &BTreeSet<ObjectId>,
+) -> (BTreeSet<ObjectId>, Outcome) {
     let needed = named_by_releases(ctx);
     let (mut kept, free): (BTreeSet<ObjectId>, BTreeSet<ObjectId>) = gone
         .iter()
@@ -32,7 +37,7 @@ pub async fn prune(ctx: &Ctx, source: &Key, gone: &BTreeSet<ObjectId>) -> (BTree
     let work: Vec<_> = free
         .into_iter()
         .map(|id| async {
-            let pruned = prune_one(&ctx.cluster, source, &id).await;
+            let pruned = prune_one(cluster, source, &id).await;
             (id, pruned)
         })
         .collect();

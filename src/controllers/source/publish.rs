@@ -13,7 +13,9 @@ use super::{
     apply::{self, Stage},
     claim::share,
     content::{Item, Problem, manifest_of, workload_id},
-    kept, mirror_key, remote,
+    kept, mirror_key,
+    place::account,
+    reach_of, remote,
 };
 use crate::{
     adapters::{
@@ -67,6 +69,7 @@ pub(super) async fn publish(
     let mut earlier =
         if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
     let count = said.len();
+    let account = account(key, read.reach);
     let mut changed = Vec::new();
     {
         let mut memory = ctx.memory.write();
@@ -87,13 +90,17 @@ pub(super) async fn publish(
         }
         for (id, manifest) in said {
             let known = memory.desired.get(&id).and_then(|desired| desired.manifest.as_ref());
-            if known.is_some_and(|known| known.object == manifest.object && known.path == manifest.path) {
+            let same_account = memory.desired.get(&id).is_some_and(|desired| desired.account == account);
+            if same_account
+                && known.is_some_and(|known| known.object == manifest.object && known.path == manifest.path)
+            {
                 continue;
             }
             let earlier = Arc::new(earlier.remove(&id).unwrap_or_default());
-            memory
-                .desired
-                .insert(id.clone(), Desired { source: key.clone(), manifest: Some(manifest), earlier });
+            memory.desired.insert(
+                id.clone(),
+                Desired { source: key.clone(), account: account.clone(), manifest: Some(manifest), earlier },
+            );
             changed.push(id);
         }
     }
@@ -108,7 +115,7 @@ pub(super) async fn publish(
 
 /// The workloads of an earlier commit, when the head is held back or cannot be fetched.
 async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Result<(), Error> {
-    let content = read.content(commit).await.map_err(Error::Git)?;
+    let content = read.content(commit).await?;
     let share = share(&read.ctx.memory.read(), &read.ctx.root, key, &content);
     let workload = |item: &&Item| Stage::of(item) == Stage::Workloads;
     let items: Vec<&Item> = share.items.into_iter().filter(workload).collect();
@@ -122,11 +129,22 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
 pub async fn recover(ctx: &Ctx, source: &GitSource) {
     let key = &(source.namespace().unwrap_or_default(), source.name_any());
     let kept = kept(ctx, key);
-    let last = source.status.as_ref().and_then(|status| status.last_applied_commit.as_deref());
-    let known = kept.published.is_some() || source.spec.suspend || key.0 != ctx.root;
+    let last = source.status.as_ref().and_then(|status| {
+        // A sync that was interrupted may have begun to roll out more than was ever applied: it does not go back.
+        status.published_commit.as_deref().or(status.last_applied_commit.as_deref())
+    });
+    let known = kept.published.is_some() || source.spec.suspend;
     let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
+    let Ok(reach) = reach_of(ctx, source) else { return };
     let (name, remote) = (mirror_key(key), remote(source));
-    let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
+    let read = Reading {
+        ctx,
+        name: &name,
+        remote: &remote,
+        paths: &source.spec.paths,
+        files: &kept.files,
+        reach: &reach,
+    };
     match publish_commit(&read, key, last).await {
         Ok(()) => tracing::info!(source = key.1, commit = %last, "goes on with what was applied last"),
         Err(error) => {

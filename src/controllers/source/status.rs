@@ -16,10 +16,17 @@ use crate::{
         fit_status,
         git_source::{HeldBack as WireHeldBack, SourceProblem},
     },
-    controllers::{Ctx, now},
+    controllers::{
+        Ctx,
+        memory::Key,
+        now,
+        receive::{self, Listening},
+    },
     domain::{
         condition::{Condition, READY, STALLED, Status, merge},
+        dependency::Wait,
         guard::HeldBack,
+        reach::Refusal,
     },
     telemetry::metrics::SyncOutcome,
 };
@@ -70,14 +77,28 @@ impl Verdict {
         ])
     }
 
-    pub fn outside_root(root: &str) -> Self {
-        let message = format!(
-            "sources count in the namespace {root} only: in this version they apply with the operator's own rights; move it there"
-        );
+    pub fn refused(refusal: Refusal) -> Self {
+        let Refusal { reason, message } = refusal;
         Self::silent(vec![
-            Condition::new(READY, Status::False, "OutsideRootNamespace", message.clone()),
-            Condition::new(STALLED, Status::True, "OutsideRootNamespace", message),
+            Condition::new(READY, Status::False, reason, message.clone()),
+            Condition::new(STALLED, Status::True, reason, message),
         ])
+    }
+
+    /// Other sources come first. Its revocations were applied.
+    pub fn waiting(wait: &Wait, outcome: Outcome) -> Self {
+        let message = format!("{wait}; its revocations count");
+        let mut conditions =
+            vec![Condition::new(READY, Status::False, "DependencyNotReady", message.clone())];
+        if matches!(wait, Wait::Cycle(_)) {
+            conditions.push(Condition::new(STALLED, Status::True, "DependencyCycle", message));
+        }
+        Self {
+            outcome: SyncOutcome::Unchanged,
+            retry: outcome.retry,
+            problems: outcome.problems,
+            ..Self::silent(conditions)
+        }
     }
 
     fn silent(conditions: Vec<Condition>) -> Self {
@@ -97,6 +118,7 @@ impl Verdict {
         let (reason, message) = match &failure.error {
             Error::Git(error) => (error.reason(), chain(error)),
             Error::Cluster(error) => ("ApplyFailed", error.explain()),
+            Error::Secret(error) => (error.reason(), chain(error)),
             Error::NotYet(message) => ("NotYet", message.clone()),
         };
         Self {
@@ -200,7 +222,9 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     let recorded: Vec<_> = old.conditions.iter().map(from_api).collect();
     let generation = source.metadata.generation.unwrap_or(0);
     let held = verdict.held_back(&old);
-    let merged = merge(&recorded, &verdict.conditions(source, held.as_ref()), generation, now());
+    let mut said = verdict.conditions(source, held.as_ref());
+    said.extend(receiver(ctx, source, &key));
+    let merged = merge(&recorded, &said, generation, now());
     let accepted = verdict.accepted.map(|commit| commit.to_string()).or_else(|| old.accepted_commit.clone());
     let mut status = GitSourceStatus {
         observed_generation: Some(generation),
@@ -236,7 +260,57 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
         tracing::info!(source = key.1, reason, message, "source");
         ctx.trail.event(source.object_ref(&()), type_, &reason, "Sync", &message);
     }
+    let is_ready = |status: &GitSourceStatus| ready(status).is_some_and(|(state, ..)| state == "True");
+    if is_ready(&status) && !is_ready(&old) {
+        wake_dependents(ctx, &key);
+    }
     // The watch may be late; the next sync must not take the old status for the present one.
+    if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
+        std::sync::Arc::make_mut(known).status = Some(status);
+    }
+    Ok(())
+}
+
+/// Sources that wait for this one are looked at.
+fn wake_dependents(ctx: &Ctx, key: &Key) {
+    let memory = ctx.memory.read();
+    let waits = |source: &GitSource| source.spec.depends_on.iter().any(|other| other.name == key.1);
+    for (other, _) in memory.sources.iter().filter(|(other, source)| other.0 == key.0 && waits(source)) {
+        ctx.sources.after(other.clone(), std::time::Duration::from_millis(50));
+    }
+}
+
+/// Whether pushes to the source are received, and where; said only of one that is to receive them.
+fn receiver(ctx: &Ctx, source: &GitSource, key: &Key) -> Option<Condition> {
+    source.spec.receiver.as_ref()?;
+    Some(match ctx.receivers.state(key) {
+        Listening::Ready => {
+            let message = format!("pushes are received at {}", receive::path(key));
+            Condition::new("Receiver", Status::True, "Listening", message)
+        }
+        Listening::Wrong(why) => Condition::new("Receiver", Status::False, "TokenUnusable", why),
+        Listening::Off => {
+            let message = "the operator receives no pushes: start it with --receiver-addr";
+            Condition::new("Receiver", Status::False, "NotServed", message)
+        }
+    })
+}
+
+/// Notes, before workloads are handed over, of which commit they are: what is begun is gone on with after a restart.
+pub(super) async fn note_published(
+    ctx: &Ctx,
+    source: &GitSource,
+    commit: CommitId,
+) -> Result<(), cluster::Error> {
+    let key = (source.namespace().unwrap_or_default(), source.name_any());
+    let known = ctx.memory.read().sources.get(&key).and_then(|known| known.status.clone());
+    let commit = commit.to_string();
+    let mut status = known.or_else(|| source.status.clone()).unwrap_or_default();
+    if status.published_commit.as_ref() == Some(&commit) {
+        return Ok(());
+    }
+    status.published_commit = Some(commit);
+    ctx.cluster.report::<GitSource, _>(&key.0, &key.1, &status).await?;
     if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
         std::sync::Arc::make_mut(known).status = Some(status);
     }

@@ -3,53 +3,66 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::time::timeout;
 
 use super::{
-    Error, Failure, LONGEST, Reading,
+    Error, Failure, Reading,
     apply::{self, Memo, Outcome, Stage, is_revoked, revoke},
     claim::{Share, claim, keep_inventory},
     content::{Content, Item, Problem, workload_id},
+    credentials,
     effect::{catch_up, established},
     hold::{Ruling, ruling, takes_too_much},
     kept, mirror_key,
     prune::prune,
-    publish::publish,
+    publish::{publish, recover},
     remote,
-    status::{Held, Verdict},
+    status::{Held, Verdict, note_published},
     successor::{self, PATIENCE},
+    time_for,
 };
 use crate::{
     adapters::{
         chain,
-        git::{CommitId, Head},
+        cluster::Cluster,
+        git::{CommitId, Head, Remote},
     },
     api::GitSource,
     controllers::{Ctx, memory::Key, since},
-    domain::{guard::HeldBack, inventory::ObjectId},
+    domain::{
+        condition::READY,
+        dependency::{Node, Wait, wait},
+        guard::HeldBack,
+        inventory::ObjectId,
+        reach::Reach,
+    },
     telemetry::metrics::RollbackStage,
 };
 use serde_json::Value;
 
 /// Fetches, and does what the head asks for.
-pub(super) async fn sync(ctx: &Ctx, key: &Key, source: &GitSource) -> Result<Verdict, Failure> {
-    let remote = remote(source);
+pub(super) async fn sync(
+    ctx: &Ctx,
+    key: &Key,
+    source: &GitSource,
+    reach: &Reach,
+) -> Result<Verdict, Failure> {
+    let remote = Remote { credentials: credentials::read(ctx, source).await?, ..remote(source) };
     let name = mirror_key(key);
-    let timeout = Duration::from_secs(source.spec.timeout.as_secs()).min(LONGEST);
-    let head = ctx.mirrors.fetch(&name, &remote, timeout).await.map_err(Error::Git)?;
+    let head = ctx.mirrors.fetch(&name, &remote, time_for(source)).await.map_err(Error::Git)?;
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.clone());
     let last: Option<CommitId> = last.as_deref().and_then(|commit| commit.parse().ok());
     let kept = kept(ctx, key);
-    let read = Reading { ctx, name: &name, remote: &remote, paths: &source.spec.paths, files: &kept.files };
-    let content = read.content(head.commit).await.map_err(Error::Git)?;
+    let (paths, files) = (&source.spec.paths, &kept.files);
+    let read = Reading { ctx, name: &name, remote: &remote, paths, files, reach };
+    let content = read.content(head.commit).await?;
     note_revocations(ctx, &content, &head);
     let done = carry_out(&read, key, source, &content, &head, last).await;
     if done.is_err() {
         // Whatever else of a commit fails, its revocations count.
-        let revoked = revoke(ctx, key, &content.revoking()).await;
+        let revoked = revoke(ctx, &read.cluster(key), key, &content.revoking()).await;
         for problem in revoked.problems {
             tracing::error!(source = key.1, %problem, "a revocation cannot be applied; it is tried again");
         }
@@ -65,13 +78,35 @@ async fn carry_out(
     head: &Head,
     last: Option<CommitId>,
 ) -> Result<Verdict, Failure> {
-    match ruling(read, source, key, content, head, last).await.map_err(Error::Git)? {
+    if let Some(wait) = waits(read.ctx, key) {
+        let outcome = revoke(read.ctx, &read.cluster(key), key, &content.revoking()).await;
+        recover(read.ctx, source).await;
+        return Ok(Verdict::waiting(&wait, outcome));
+    }
+    match ruling(read, source, key, content, head, last).await? {
         Ruling::Held(held) => Ok(hold(read, key, source, content, head, last, held).await),
         Ruling::Free(accepted) => match apply_all(read, key, source, content, head).await {
             Ok(verdict) => Ok(verdict.acting_on(accepted)),
             Err(error) => Err(Failure { error, held: Held::Free }),
         },
     }
+}
+
+/// The source that this one waits for, if any.
+fn waits(ctx: &Ctx, key: &Key) -> Option<Wait> {
+    let memory = ctx.memory.read();
+    let node = |source: &GitSource| {
+        let conditions = source.status.iter().flat_map(|status| &status.conditions);
+        let ready = conditions.into_iter().any(|condition| {
+            condition.type_ == READY
+                && condition.status == "True"
+                && condition.observed_generation == source.metadata.generation
+        });
+        let depends_on = source.spec.depends_on.iter().map(|other| other.name.clone()).collect();
+        Node { depends_on, ready }
+    };
+    let beside = memory.sources.iter().filter(|((namespace, _), _)| *namespace == key.0);
+    wait(&key.1, &beside.map(|((_, name), source)| (name.clone(), node(source))).collect())
 }
 
 /// The head waits for a person. Its revocations count, and what was applied last goes on to be.
@@ -84,7 +119,7 @@ async fn hold(
     last: Option<CommitId>,
     held: HeldBack,
 ) -> Verdict {
-    let mut outcome = revoke(read.ctx, key, &content.revoking()).await;
+    let mut outcome = revoke(read.ctx, &read.cluster(key), key, &content.revoking()).await;
     if let Some(last) = last.filter(|last| *last != head.commit) {
         outcome.add(apply_again(read, key, source, head, last).await);
     }
@@ -106,11 +141,11 @@ async fn apply_again(
         ))],
         retry: match error {
             Error::Git(error) => error.retry(),
-            Error::Cluster(_) | Error::NotYet(_) => true,
+            Error::Cluster(_) | Error::Secret(_) | Error::NotYet(_) => true,
         },
         ..Outcome::default()
     };
-    let content = match read.content(last).await.map_err(Error::Git) {
+    let content = match read.content(last).await {
         Ok(content) => content,
         Err(error) => return failed(&error, chain(&error)),
     };
@@ -148,9 +183,12 @@ async fn apply_all(
     let (share, claimed) = claim(&mut ctx.memory.write(), &ctx.root, key, content);
     // What is about to be applied is on the list first: a crash in between must not leave objects that nobody prunes.
     keep_inventory(ctx, key, Arc::clone(&claimed)).await?;
-    let stages = Stages::new(&share, kept(ctx, key).memo);
+    let stages = Stages::new(&share, read.cluster(key), kept(ctx, key).memo);
     let workloads = stages.of(Stage::Workloads);
     let (mut outcome, expected) = stages.apply(ctx, key, content, &share).await?;
+    if !workloads.is_empty() {
+        note_published(ctx, source, head.commit).await.map_err(Error::Cluster)?;
+    }
     let (published, misplaced) =
         publish(read, key, workloads, head, content.partial).await.map_err(Error::Git)?;
     drop(expected);
@@ -166,7 +204,7 @@ async fn apply_all(
         let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
         let gone = claimed.iter().filter(|id| !named.contains(&id.identity())).cloned().collect();
         let mut own = share.inventory();
-        own.extend(take_away(ctx, key, source, content, gone, &mut outcome).await);
+        own.extend(take_away(read, key, source, content, gone, &mut outcome).await);
         left = Arc::new(own);
     }
     keep_inventory(ctx, key, left).await?;
@@ -180,7 +218,7 @@ async fn apply_all(
 
 /// Prunes what is gone, where the source prunes and knows what is gone. Answers with what stays the source's for now.
 async fn take_away(
-    ctx: &Ctx,
+    read: &Reading<'_>,
     key: &Key,
     source: &GitSource,
     content: &Content,
@@ -196,7 +234,7 @@ async fn take_away(
     }
     let unlisted = |id: &ObjectId| outcome.unlisted.contains(&(id.group().to_owned(), id.kind.clone()));
     let (mut left, gone): (BTreeSet<_>, BTreeSet<_>) = gone.into_iter().partition(unlisted);
-    let (kept, pruned) = prune(ctx, key, &gone).await;
+    let (kept, pruned) = prune(read.ctx, &read.cluster(key), key, &gone).await;
     outcome.add(pruned);
     left.extend(kept);
     left
@@ -208,18 +246,20 @@ const FEW: usize = 100;
 /// What a source may apply, by stage.
 struct Stages<'a> {
     items: BTreeMap<Stage, Vec<&'a Item>>,
+    /// As the source reaches it.
+    cluster: Cluster,
     memo: Memo,
     /// What of the rest is new, where it is little: then it comes first, and all of the rest only after the workloads.
     news: Option<Vec<&'a Item>>,
 }
 
 impl<'a> Stages<'a> {
-    fn new(share: &Share<'a>, memo: Memo) -> Self {
+    fn new(share: &Share<'a>, cluster: Cluster, memo: Memo) -> Self {
         let mut items: BTreeMap<Stage, Vec<&Item>> = BTreeMap::new();
         for item in &share.items {
             items.entry(Stage::of(item)).or_default().push(item);
         }
-        let mut stages = Self { items, memo, news: None };
+        let mut stages = Self { items, cluster, memo, news: None };
         if !stages.memo.is_empty() {
             stages.news = Some(stages.memo.news(stages.of(Stage::Rest))).filter(|news| news.len() <= FEW);
         }
@@ -236,7 +276,8 @@ impl<'a> Stages<'a> {
         self.items.get(&stage).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Applies all but the workloads, and but those of the rest that are not new. While what it answers with lives, the looks at those wait that are about to move on.
+    /// Applies all but the workloads, and of the rest first what is new, if that is little. While what it answers with lives,
+    /// the looks at those workloads wait that are about to move on.
     async fn apply<'c>(
         &self,
         ctx: &'c Ctx,
@@ -247,7 +288,7 @@ impl<'a> Stages<'a> {
         let news = self.news.as_deref().unwrap_or_default();
         let (at_once, later) = if self.stand() { (news, &[][..]) } else { (&[][..], news) };
         let mut outcome = Outcome::default();
-        outcome.written += apply::apply_news(&ctx.cluster, key, at_once, &self.memo).await;
+        outcome.written += apply::apply_news(&self.cluster, key, at_once, &self.memo).await;
         outcome.add(self.stage(ctx, key, Stage::Ground).await?);
         let revoked = successor::newly_revoked(ctx, &content.revoking());
         let rules = self.of(Stage::Rules);
@@ -265,7 +306,7 @@ impl<'a> Stages<'a> {
         if !ruled {
             outcome.add(self.stage(ctx, key, Stage::Rules).await?);
         }
-        outcome.written += apply::apply_news(&ctx.cluster, key, later, &self.memo).await;
+        outcome.written += apply::apply_news(&self.cluster, key, later, &self.memo).await;
         if self.news.is_none() {
             outcome.add(self.stage(ctx, key, Stage::Rest).await?);
         }
@@ -288,16 +329,16 @@ impl<'a> Stages<'a> {
         if !outcome.unlisted.is_empty() {
             alone.extend(self.of(Stage::Revocations));
         }
-        outcome.add(revoke(ctx, key, &alone).await);
+        outcome.add(revoke(ctx, &self.cluster, key, &alone).await);
         Ok(outcome)
     }
 
     /// Applies one stage, and waits until it has taken effect.
     async fn stage(&self, ctx: &Ctx, key: &Key, stage: Stage) -> Result<Outcome, Error> {
-        let applied = apply::apply(&ctx.cluster, key, self.of(stage), &self.memo).await;
+        let applied = apply::apply(&self.cluster, key, self.of(stage), &self.memo).await;
         let outcome = applied.map_err(Error::Cluster)?;
         match stage {
-            Stage::Ground => established(ctx, &outcome.stored).await?,
+            Stage::Ground => established(&self.cluster, &outcome.stored).await?,
             Stage::Revocations | Stage::Rules => catch_up(ctx, &outcome.stored).await?,
             Stage::Rest | Stage::Workloads => {}
         }

@@ -36,7 +36,11 @@ pub(super) async fn look(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
         Progress::CronJob if unproven && ran(&live.object) => {
             Beyond { job_succeeded: job_succeeded(ctx, id, &live).await?, ..Beyond::default() }
         }
-        Progress::Deployment | Progress::StatefulSet | Progress::DaemonSet | Progress::CronJob => {
+        Progress::Deployment
+        | Progress::StatefulSet
+        | Progress::DaemonSet
+        | Progress::CronJob
+        | Progress::Configured(_) => {
             return Ok(());
         }
     };

@@ -5,6 +5,7 @@ use kube_runtime::events::EventType;
 use crate::{
     controllers::{Ctx, since, trail::reference},
     domain::{
+        intervention::{Effect, Way},
         plan::{Plan, State as Found, Step},
         release::{History, RollbackOutcome},
         workload::WorkloadId,
@@ -25,6 +26,15 @@ pub(super) fn announce(ctx: &Ctx, id: &WorkloadId, step: Step, plan: &Plan, uid:
     };
     ctx.trail.event(reference(id, uid), type_, reason, reason, &plan.message);
     if step == Step::RollBack {
+        if let Some(blocked) = &plan.blocked {
+            ctx.trail.event(
+                reference(id, uid),
+                EventType::Warning,
+                "RollbackBlocked",
+                reason,
+                &blocked.message,
+            );
+        }
         reached(ctx, plan.history.as_ref(), &[RollbackStage::Planned, RollbackStage::Patched]);
     }
 }
@@ -45,6 +55,16 @@ pub(super) fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
             "RollBack",
             &plan.message,
         );
+    }
+    for taken in after.interventions.iter().filter(|taken| !before.interventions.contains(taken)) {
+        let reason = match (taken.effect, taken.way) {
+            (Effect::Done, Way::ReleaseHold) => "HoldReleased",
+            (Effect::Done, Way::Retry) => "Retried",
+            (Effect::NothingToDo | Effect::StillRevoked, Way::ReleaseHold | Way::Retry) => "NothingReleased",
+        };
+        let about = reference(id, after.uid.as_deref());
+        ctx.trail.event(about, EventType::Normal, reason, "Intervene", &taken.note());
+        tracing::info!(workload = %id, note = taken.note(), "a person asked for it");
     }
     let news = {
         let mut memory = ctx.memory.write();

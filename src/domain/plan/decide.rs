@@ -1,9 +1,10 @@
 //! The rules, in their order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::{
     State, Step, Target, Wanted, World,
+    failed::{back_once, failed_rollout, step_of_hold, without_target},
     observe::release_of,
     target::{Choice, all_of_present, choose, revoked, template_of},
     wish::{Against, Wish, wish},
@@ -11,7 +12,7 @@ use super::{
 use crate::domain::{
     image::{Digest, ImageRef, same_reference},
     policy::OnRevocation,
-    release::{History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
+    release::{Cause, History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
     workload::{ContainerId, Images, with_images},
 };
 
@@ -22,6 +23,8 @@ pub(super) struct Decision {
     pub missing: Vec<String>,
     pub target: Option<Target>,
     pub history: History,
+    /// The history comes first, and the plan is made anew after it.
+    pub record_first: bool,
 }
 
 pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
@@ -36,8 +39,13 @@ pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
         return decision;
     }
     let wish = wish(world, history);
+    let failed = failed_rollout(world, history);
     if let Some(wish) = wish.as_ref().filter(|wish| wish.against.is_empty()) {
-        return forward(world, history, wish);
+        return match failed.filter(|_| history.present.as_ref() == Some(&wish.release(world).id)) {
+            Some(why) => back_once(world, history, &why)
+                .unwrap_or_else(|| without_target(forward(world, history, wish), &why)),
+            None => forward(world, history, wish),
+        };
     }
     let against = wish.map(|wish| wish.against).unwrap_or_default();
     let revoked = revoked_places(world, history);
@@ -46,7 +54,8 @@ pub(super) fn decide(world: &World<'_>, history: &History) -> Decision {
     } else if !revoked.is_empty() && (world.live.is_some() || history.hold.is_some()) {
         back(world, history, &revoked, &against)
     } else {
-        stay(world, history, &against)
+        let back = failed.and_then(|why| back_once(world, history, &why));
+        back.unwrap_or_else(|| stay(world, history, &against))
     };
     Decision { missing: against.into_iter().map(|against| against.to_string()).collect(), ..decision }
 }
@@ -61,8 +70,11 @@ fn without_forgotten(world: &World<'_>, history: &History) -> History {
     let revoked = |digest: &Digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some();
     if let Some(hold) = &mut history.hold {
         let before = hold.rejected.len();
-        hold.rejected.retain(|rejected| rejected.digest.as_ref().is_none_or(revoked));
-        if before > 0 && hold.rejected.is_empty() {
+        hold.rejected.retain(|rejected| match rejected.cause {
+            Cause::Revoked => rejected.digest.as_ref().is_none_or(revoked),
+            Cause::FailedRollout => true,
+        });
+        if before > 0 && hold.rejected.is_empty() && hold.failed.is_none() {
             history.hold = None;
         }
     }
@@ -73,22 +85,9 @@ fn without_forgotten(world: &World<'_>, history: &History) -> History {
 fn forward(world: &World<'_>, history: &History, wish: &Wish) -> Decision {
     let mut history = history.clone();
     let held = history.hold.take();
-    let set: Images = wish.judged.iter().map(|(id, judged)| (id.clone(), judged.image())).collect();
-    let images: BTreeMap<ContainerId, ReleaseImage> = wish
-        .judged
-        .iter()
-        .map(|(id, judged)| {
-            let image = ReleaseImage {
-                image: judged.image(),
-                wanted: judged.reference.clone(),
-                approved_at: judged.approved_at,
-            };
-            (id.clone(), image)
-        })
-        .collect();
-    let template = wish.template.as_ref().map(|template| with_images(template, &set));
-    let mut release = Release::new(images, template.clone(), world.now());
-    release.commit.clone_from(&wish.manifest_commit);
+    let set = wish.set();
+    let release = wish.release(world);
+    let template = release.template.as_deref().cloned();
     let message = format!("runs {}", short_list(set.values()));
     // Where git does not own it and the hold ended because the revocation was forgotten, what runs is still the held
     // release: it stays until somebody sets something else.
@@ -99,7 +98,7 @@ fn forward(world: &World<'_>, history: &History, wish: &Wish) -> Decision {
     }
     let target =
         template.map(|template| Target { step: Step::Forward, images: set, template: Some(template) });
-    Decision { state: State::Permitted, message, missing: Vec::new(), target, history }
+    Decision { target, ..nothing(State::Permitted, message, &history) }
 }
 
 /// Rule 1: the hold, if it stands and its release holds nothing revoked.
@@ -118,7 +117,9 @@ fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against
         .map(|against| against.message.as_str())
         .collect();
     let waits = if waits.is_empty() { String::new() } else { format!("; wanted now: {}", waits.join("; ")) };
-    let message = format!("held at {}: {why}{waits}", short_list(held.images().values()));
+    let step = step_of_hold(world, history);
+    let done = if step == Step::RollBack { "rolled back to" } else { "held at" };
+    let message = format!("{done} {}: {why}{waits}", short_list(held.images().values()));
     let mut after = history.clone();
     let images = held.images();
     let template = template_of(world, held).map(|template| with_images(&template, &images));
@@ -127,18 +128,18 @@ fn hold(world: &World<'_>, history: &History, held: &Release, against: &[Against
         let images = put_back_while_held(world, history, held, &live, against);
         let left = left_revoked(world, history, &live, &images);
         after.hold_with(amended(world, held, &live, &images), world.now());
-        let target = Target { step: Step::Hold, images, template: None };
+        let target = Target { step, images, template: None };
         let (state, message) = match left {
             Some(why) => {
                 (State::NoSafeRelease, format!("{why}; the held release does not have it; {message}"))
             }
             None => (State::Held, message),
         };
-        return Decision { state, message, missing: Vec::new(), target: Some(target), history: after };
+        return Decision { target: Some(target), ..nothing(state, message, &after) };
     }
     after.set_present(held.clone(), world.now());
-    let target = Target { step: Step::Hold, images, template };
-    Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
+    let target = Target { step, images, template };
+    Decision { target: Some(target), ..nothing(State::Held, message, &after) }
 }
 
 /// Of a workload that git does not own, while a hold stands: what is rejected goes back to the held image, and what else
@@ -219,7 +220,8 @@ fn revoked_places(world: &World<'_>, history: &History) -> Vec<(Rejected, String
             let image = if own.digest().is_some() { own.image.clone() } else { judged.image() };
             let why = revoked(world, history, id, &image)?;
             let digest = image.parse::<ImageRef>().ok()?.digest;
-            let rejected = Rejected { container: id.clone(), reference: own.wanted.clone(), digest };
+            let cause = Cause::Revoked;
+            let rejected = Rejected { container: id.clone(), reference: own.wanted.clone(), digest, cause };
             Some((rejected, format!("{} is revoked: {why}", short(&image))))
         })
         .collect()
@@ -284,7 +286,7 @@ fn moving(world: &World<'_>, history: &History, revoked: &[(Rejected, String)]) 
     }
 }
 
-fn rolled_back(
+pub(super) fn rolled_back(
     world: &World<'_>,
     history: &History,
     places: &[(Rejected, String)],
@@ -307,7 +309,8 @@ fn rolled_back(
             .collect::<Vec<_>>(),
     );
     let since = history.hold.as_ref().map_or(now, |hold| hold.since);
-    after.hold = Some(Hold { since, rejected, target: to.clone(), why: why.to_owned() });
+    let failed = history.hold.as_ref().and_then(|hold| hold.failed.clone());
+    after.hold = Some(Hold { since, rejected, failed, target: to.clone(), why: why.to_owned() });
     after.add_rollback(Rollback {
         at: now,
         from,
@@ -318,7 +321,7 @@ fn rolled_back(
     let proof = if unproven { ", which never proved itself here" } else { "" };
     let message = format!("rolled back to {}{proof}: {why}", short_list(choice.images.values()));
     let target = Target { step: Step::RollBack, images: choice.images, template: choice.template };
-    Decision { state: State::Held, message, missing: Vec::new(), target: Some(target), history: after }
+    Decision { target: Some(target), ..nothing(State::Held, message, &after) }
 }
 
 /// The release that is present once a choice is set.
@@ -440,16 +443,23 @@ fn put_back(world: &World<'_>, history: &History) -> Option<Target> {
 }
 
 fn nothing(state: State, message: String, history: &History) -> Decision {
-    Decision { state, message, missing: Vec::new(), target: None, history: history.clone() }
+    Decision {
+        state,
+        message,
+        missing: Vec::new(),
+        target: None,
+        history: history.clone(),
+        record_first: false,
+    }
 }
 
-fn short_list<'a>(images: impl Iterator<Item = &'a String>) -> String {
+pub(super) fn short_list<'a>(images: impl Iterator<Item = &'a String>) -> String {
     let texts: BTreeSet<String> = images.map(|image| short(image)).collect();
     texts.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// An image for people: the last part of its repository, its tag, the beginning of its digest.
-fn short(image: &str) -> String {
+pub(super) fn short(image: &str) -> String {
     let Ok(reference) = image.parse::<ImageRef>() else { return image.chars().take(80).collect() };
     let name = reference.repository.as_str().rsplit('/').next().unwrap_or_default();
     let tag = reference.tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));

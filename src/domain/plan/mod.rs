@@ -10,9 +10,14 @@
 //! The shell acts first and records after: [`Plan::history`] is what to record once [`Plan::action`] is done.
 
 mod decide;
+mod failed;
+mod leftover;
 mod observe;
 mod target;
 mod wish;
+
+pub use failed::pods_matter;
+pub use leftover::{Doomed, Leftover, Pods, leftover, may_leave_pods};
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,8 +25,11 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
+    blocked::{Blocked, by_spec},
     drift::{Applied, in_step},
     image::{ImageRef, same_reference},
+    intervention::Asked,
+    pods::Trouble,
     policy::Judge,
     release::History,
     rollout::Rollout,
@@ -39,6 +47,8 @@ pub struct World<'a> {
     pub wanted: Wanted<'a>,
     /// What was recorded.
     pub history: &'a History,
+    /// What a person asks for on its history.
+    pub asked: &'a Asked,
     /// Policies, ledger, namespace, the moment.
     pub judge: Judge<'a>,
     /// ConfigMaps and Secrets `(kind, name)` of the namespace that are known not to exist.
@@ -64,6 +74,8 @@ pub struct Live {
     pub object: Arc<Value>,
     /// How far its rollout is.
     pub rollout: Rollout,
+    /// Why it does not come up, where that was looked at.
+    pub trouble: Option<Trouble>,
     /// Another field manager owns something in its pod spec.
     pub others_own_pod_spec: bool,
     /// A patch of ours left its entry in the managed fields.
@@ -117,6 +129,8 @@ pub struct Plan {
     pub record_first: bool,
     /// Whether there is a release to go back to.
     pub fallback: bool,
+    /// What keeps a rollback from taking its full effect, as far as the workload's own spec says it.
+    pub blocked: Option<Blocked>,
     /// When to look again, if nothing changes before.
     pub recheck: Option<Timestamp>,
 }
@@ -205,7 +219,7 @@ pub enum Change {
 /// One image in a pod template that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageChange {
-    /// Pointer from the template to the entry's name.
+    /// Pointer from the template to the entry's name; where it has none, to its image.
     pub name_pointer: String,
     /// The name that must stand there.
     pub name: String,
@@ -227,9 +241,10 @@ pub fn plan(world: &World<'_>) -> Plan {
         missing: decision.missing,
         action: decision.target.as_ref().and_then(|target| action(world, target)),
         history: Some(decision.history),
-        record_first: false,
+        record_first: decision.record_first,
         fallback: target::choose(world, &observed.history, &target::all_of_present(&observed.history))
             .is_some(),
+        blocked: world.live.and_then(|live| by_spec(world.id.kind.progress, &live.object)),
         recheck: [observed.recheck, world.next_change(&observed.history)].into_iter().flatten().min(),
     };
     if plan.action.is_none() {
@@ -292,7 +307,8 @@ fn action(world: &World<'_>, target: &Target) -> Option<Action> {
             }
             let step = if only_pins(template, wanted, target.step) { Step::Pin } else { target.step };
             let change = Change::Apply { object, take_over: live.others_own_pod_spec };
-            let back = matches!(step, Step::RollBack | Step::Hold) && images(template) != images(wanted);
+            let back = matches!(step, Step::RollBack | Step::Hold | Step::Keep)
+                && images(template) != images(wanted);
             let instead = back.then(|| Change::Template(wanted.clone()));
             Some(Action { step, change, expect, instead })
         }
@@ -320,9 +336,10 @@ fn image_changes(template: &Value, wanted: &Images) -> Vec<ImageChange> {
     places(template)
         .filter_map(|place| {
             let set = wanted.get(&place.id).filter(|set| !same_reference(place.image, set))?;
+            let unnamed = place.name_pointer == place.pointer;
             Some(ImageChange {
+                name: if unnamed { place.image.to_owned() } else { place.id.name },
                 name_pointer: place.name_pointer,
-                name: place.id.name,
                 pointer: place.pointer,
                 expect: place.image.to_owned(),
                 set: set.clone(),

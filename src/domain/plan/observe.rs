@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Live, Manifest, Wanted, World};
 use crate::domain::{
+    intervention::take_up,
     release::{History, Outcome, Release, ReleaseImage},
     rollout::Rollout,
     workload::{Images, Progress, images},
@@ -26,6 +27,7 @@ pub(super) struct Observed {
 pub(super) fn observe(world: &World<'_>) -> Observed {
     let mut history = world.history.clone();
     let now = world.now();
+    take_up(&mut history, world.asked, now);
     let Some(live) = world.live else {
         // What git asks for and never was is only not created yet.
         let gone = history.uid.is_some() || !matches!(world.wanted, Wanted::Git(_));
@@ -108,16 +110,13 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
             let healthy_for = world.judge.healthy_for(references.iter().map(String::as_str));
             (world.healthy_since?.checked_add(healthy_for).ok()?, Outcome::Good)
         }
-        (Rollout::Stuck, _) => (now, Outcome::Failed),
-        (Rollout::Progressing, Progress::StatefulSet | Progress::DaemonSet) => {
-            (present.since.checked_add(DEADLINE).ok()?, Outcome::Failed)
-        }
+        (Rollout::Stuck | Rollout::Progressing, _) => (deadline(world, live, present)?, Outcome::Failed),
+        (Rollout::Waits, _) => return None,
         (Rollout::Idle, _) => {
             // Nothing runs, so nothing is left to be moved; it proves nothing all the same.
             history.end_rollback();
             return None;
         }
-        (Rollout::Progressing, Progress::Deployment | Progress::CronJob) => return None,
     };
     let (at, outcome) = due;
     if at > now {
@@ -127,4 +126,23 @@ fn prove(world: &World<'_>, live: &Live, history: &mut History) -> Option<Timest
         history.prove(outcome);
     }
     None
+}
+
+/// When the rollout of a release counts as failed if it stays as it is; `None`: as it is it never does.
+pub(super) fn deadline(world: &World<'_>, live: &Live, release: &Release) -> Option<Timestamp> {
+    match (live.rollout, world.id.kind.progress) {
+        (Rollout::Stuck, _) if release.adopted => Some(world.now()),
+        // What the status says may still be about the release before.
+        (Rollout::Stuck, _) => release.since.checked_add(own_deadline(&live.object)).ok(),
+        (Rollout::Progressing, Progress::StatefulSet | Progress::DaemonSet | Progress::Configured(_)) => {
+            release.since.checked_add(DEADLINE).ok()
+        }
+        (Rollout::Progressing, Progress::Deployment | Progress::CronJob)
+        | (Rollout::Complete | Rollout::Idle | Rollout::Waits, _) => None,
+    }
+}
+
+fn own_deadline(deployment: &Value) -> Duration {
+    let seconds = deployment.pointer("/spec/progressDeadlineSeconds").and_then(Value::as_u64);
+    seconds.map_or(DEADLINE, Duration::from_secs)
 }

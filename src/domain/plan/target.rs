@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{Wanted, World};
 use crate::domain::{
-    release::{History, Outcome, Release},
+    image::same_reference,
+    release::{History, Outcome, Release, ReleaseImage},
     workload::{ContainerId, Images, images, named_config, with_images},
 };
 
@@ -35,6 +36,24 @@ pub(super) fn choose(world: &World<'_>, history: &History, moving: &BTreeSet<Con
         .collect();
     candidates.sort_by_key(|release| (release.outcome, release.until.unwrap_or(release.since)));
     candidates.into_iter().rev().find_map(|release| usable(world, history, release, moving))
+}
+
+/// The good release to go back to after a failed rollout. Where git does not own the workload, what differs from it moves.
+pub(super) fn choose_good(world: &World<'_>, history: &History) -> Option<Choice> {
+    let present = history.present()?;
+    let mut candidates: Vec<&Release> = history
+        .releases
+        .iter()
+        .filter(|release| release.id != present.id && release.outcome == Outcome::Good)
+        .collect();
+    candidates.sort_by_key(|release| release.until.unwrap_or(release.since));
+    candidates.into_iter().rev().find_map(|release| {
+        let differs = |(id, own): &(&ContainerId, &ReleaseImage)| {
+            release.images.get(id).is_none_or(|theirs| !same_reference(&theirs.image, &own.image))
+        };
+        let moving = present.images.iter().filter(differs).map(|(id, _)| id.clone()).collect();
+        usable(world, history, release, &moving)
+    })
 }
 
 fn usable(

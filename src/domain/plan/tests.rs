@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::domain::{
+    intervention::{Effect, Way},
     ledger::{
         Ledger,
         tests::{at, digest, record},
@@ -17,6 +18,7 @@ use crate::domain::{
     workload::{Kind, with_images},
 };
 
+mod leftover;
 mod scenarios;
 
 const REPOSITORY: &str = "registry.example/shop/cart";
@@ -35,10 +37,22 @@ struct Sim {
     earlier: Vec<Manifest>,
     paused: Option<&'static str>,
     unreadable_records: bool,
+    asked: Asked,
+    /// What goes wrong with the pods of the n-th image.
+    faults: BTreeMap<u8, Fault>,
     clock: i64,
     versions: u64,
     /// Every write that changed an image, as the images after it.
     writes: Vec<Images>,
+}
+
+/// What goes wrong with pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Containers start and keep crashing.
+    Crashes,
+    /// The image cannot be pulled.
+    Unpullable,
 }
 
 fn tag(n: u8) -> String {
@@ -51,7 +65,7 @@ fn pin(n: u8) -> String {
 
 fn object(image: &str) -> Value {
     json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "cart", "namespace": "shop"},
-        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
+        "spec": {"replicas": 1, "progressDeadlineSeconds": 50, "template": {"spec": {"containers": [{"name": "app", "image": image}]}}}})
 }
 
 fn manifest(image: &str) -> Manifest {
@@ -103,6 +117,8 @@ impl Sim {
             earlier: Vec::new(),
             paused: None,
             unreadable_records: false,
+            asked: Asked::default(),
+            faults: BTreeMap::new(),
             clock: 1000,
             versions: 0,
             writes: Vec::new(),
@@ -154,26 +170,56 @@ impl Sim {
             resource_version: self.versions.to_string(),
             object: Arc::new(object),
             rollout,
+            trouble: None,
             others_own_pod_spec: others && self.git.is_some(),
             own_update_entry: false,
             own_fields: self.live.as_ref().and_then(|live| live.own_fields.clone()),
             deleting: false,
             applied: None,
         });
+        self.roll();
+    }
+
+    /// What becomes of the rollout: past its deadline while something is wrong with its pods.
+    fn roll(&mut self) {
+        let runs = self.runs();
+        let fault = self.faults.iter().find(|(n, _)| runs.contains(&tag(**n))).map(|(_, fault)| *fault);
+        let Some(live) = self.live.as_mut() else { return };
+        if live.rollout == Rollout::Idle {
+            return;
+        }
+        (live.rollout, live.trouble) = match fault {
+            None => (Rollout::Complete, None),
+            Some(Fault::Crashes) => (Rollout::Stuck, Some(Trouble::Crashing("app kept crashing".into()))),
+            Some(Fault::Unpullable) => {
+                (Rollout::Stuck, Some(Trouble::NotStarted("app cannot be pulled".into())))
+            }
+        };
+    }
+
+    /// Policy asks for failed rollouts to be taken back.
+    fn take_failed_back(&mut self) {
+        self.policies[0].on_failed_rollout = Some(crate::domain::policy::OnFailedRollout::LastGood);
     }
 
     fn plan(&self) -> Plan {
+        self.look(plan)
+    }
+
+    /// Asks something of the world as it is.
+    fn look<T>(&self, ask: impl FnOnce(&World<'_>) -> T) -> T {
         let policies: Vec<&Policy> = self.policies.iter().collect();
         let wanted = match (&self.git, self.away) {
             (Some(_), true) => Wanted::GitAway,
             (Some(manifest), false) => Wanted::Git(manifest),
             (None, _) => Wanted::Elsewhere,
         };
-        plan(&World {
+        ask(&World {
             id: &self.id,
             live: self.live.as_ref(),
             wanted,
             history: &self.history,
+            asked: &self.asked,
             judge: Judge {
                 policies: &policies,
                 ledger: &self.ledger,
@@ -592,7 +638,9 @@ fn a_rollback_to_a_release_that_was_good_completes_or_fails() {
         let plan = stuck.plan();
         stuck.act(&plan.action.clone().unwrap()).unwrap();
         stuck.record(&plan);
-        stuck.live.as_mut().unwrap().rollout = Rollout::Stuck;
+        stuck.faults.insert(1, Fault::Crashes);
+        stuck.roll();
+        stuck.clock += 60;
         assert_eq!(stuck.settle().state, State::Held);
         assert_eq!(last(&stuck), Some(RollbackOutcome::Failed));
         assert_eq!(stuck.history.present().unwrap().outcome, Outcome::Good, "it proved itself before");
@@ -867,6 +915,9 @@ enum Event {
     Delete,
     Away(bool),
     Pause(bool),
+    Fault(u8, Option<Fault>),
+    TakeFailedBack,
+    Ask(Way, u8),
     Wait,
 }
 
@@ -877,7 +928,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => n.clone().prop_map(Event::Withdraw),
         3 => n.clone().prop_map(Event::Revoke),
         4 => (n.clone(), any::<bool>()).prop_map(|(n, pinned)| Event::GitWants(n, pinned)),
-        3 => (n, any::<bool>()).prop_map(|(n, pinned)| Event::SomebodySets(n, pinned)),
+        3 => (n.clone(), any::<bool>()).prop_map(|(n, pinned)| Event::SomebodySets(n, pinned)),
+        2 => (n, prop_oneof![Just(None), Just(Some(Fault::Crashes)), Just(Some(Fault::Unpullable))])
+            .prop_map(|(n, fault)| Event::Fault(n, fault)),
+        1 => Just(Event::TakeFailedBack),
+        1 => (prop_oneof![Just(Way::ReleaseHold), Just(Way::Retry)], 0u8..3)
+            .prop_map(|(way, value)| Event::Ask(way, value)),
         1 => prop_oneof![Just(Mode::Enforce), Just(Mode::Audit)].prop_map(Event::Mode),
         1 => Just(Event::Delete),
         1 => any::<bool>().prop_map(Event::Away),
@@ -915,6 +971,16 @@ impl Sim {
             Event::Delete => self.live = None,
             Event::Away(away) => self.away = *away,
             Event::Pause(paused) => self.paused = paused.then_some("test"),
+            Event::Fault(n, fault) => {
+                match fault {
+                    Some(fault) => self.faults.insert(*n, *fault),
+                    None => self.faults.remove(n),
+                };
+                self.roll();
+            }
+            Event::TakeFailedBack => self.take_failed_back(),
+            Event::Ask(Way::ReleaseHold, value) => self.asked.release_hold = Some(value.to_string()),
+            Event::Ask(Way::Retry, value) => self.asked.retry = Some(value.to_string()),
             Event::Wait => self.clock += 60,
         }
     }
@@ -981,6 +1047,40 @@ proptest! {
             }
             sim.settle();
         }
+    }
+
+    /// What failed is taken back once at most, and then everything stays as it is.
+    #[test]
+    fn a_failed_rollout_is_taken_back_once(events in events(), owned in any::<bool>()) {
+        let mut sim = Sim::new();
+        sim.take_failed_back();
+        for event in &events {
+            sim.happen(event, owned);
+            sim.settle();
+        }
+        sim.writes.clear();
+        for _ in 0..4 {
+            sim.clock += 60;
+            sim.settle();
+        }
+        prop_assert!(sim.writes.len() <= 1, "{:?}", sim.writes);
+    }
+
+    /// An image that cannot be pulled takes nothing back, whatever a policy says.
+    #[test]
+    fn what_never_started_is_never_taken_back(events in events(), owned in any::<bool>()) {
+        let mut sim = Sim::new();
+        sim.take_failed_back();
+        for event in &events {
+            if !matches!(event, Event::Fault(_, Some(Fault::Crashes))) {
+                sim.happen(event, owned);
+            }
+            sim.settle();
+        }
+        sim.writes.clear();
+        sim.clock += 600;
+        sim.settle();
+        prop_assert_eq!(sim.writes, Vec::<Images>::new());
     }
 
     /// A source that cannot be read moves nothing.
@@ -1165,4 +1265,81 @@ fn a_tag_may_stand_for_an_older_image_where_nothing_runs() {
     sim.live = None;
     sim.settle();
     assert!(sim.runs().ends_with(digest(1).as_str()), "{}", sim.runs());
+}
+
+/// The same as `git_owned`, where 1.3 was tried, kept crashing and is held back.
+fn held_after_a_failure() -> Sim {
+    let mut sim = git_owned();
+    sim.take_failed_back();
+    sim.faults.insert(3, Fault::Crashes);
+    sim.approve(3);
+    sim.git_wants(&tag(3));
+    sim.settle();
+    sim.clock += 60;
+    assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+    sim.writes.clear();
+    sim
+}
+
+#[test]
+fn a_retry_tries_what_failed_once_more() {
+    let mut sim = held_after_a_failure();
+    for round in 0..2 {
+        sim.asked.retry = Some(round.to_string());
+        assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, pin(3)));
+        sim.clock += 60;
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(2)));
+        sim.clock += 600;
+        assert_eq!((sim.settle().state, sim.writes.len()), (State::Held, 2 * (round + 1)));
+    }
+}
+
+#[test]
+fn a_hold_that_a_person_releases_after_a_failure_stays_released() {
+    let mut sim = held_after_a_failure();
+    sim.asked.release_hold = Some("it needs a minute".into());
+    assert_eq!((sim.settle().state, sim.runs()), (State::Permitted, pin(3)));
+    sim.clock += 600;
+    assert_eq!((sim.settle().state, sim.runs(), sim.writes.len()), (State::Permitted, pin(3), 1));
+    let taken = sim.history.interventions.last().unwrap();
+    assert_eq!((taken.effect, taken.release.as_ref()), (Effect::Done, sim.history.present.as_ref()));
+}
+
+/// If this fails, a word in an annotation brings a revoked image back.
+#[test]
+fn nobody_releases_a_hold_on_what_is_revoked() {
+    for mut sim in [git_owned(), unowned()] {
+        sim.revoke(2);
+        sim.settle();
+        sim.asked = Asked { release_hold: Some("I want it".into()), retry: Some("now".into()) };
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+        sim.policies.clear();
+        assert_eq!((sim.settle().state, sim.runs()), (State::Held, pin(1)));
+        let effects: Vec<_> = sim.history.interventions.iter().map(|taken| taken.effect).collect();
+        assert_eq!(effects, [Effect::StillRevoked, Effect::StillRevoked]);
+    }
+}
+
+/// A StatefulSet has no deadline of its own; whatever it runs into before ten minutes may still pass.
+#[test]
+fn kinds_without_a_deadline_have_ten_minutes() {
+    let mut sim = git_owned();
+    sim.take_failed_back();
+    sim.approve(3);
+    sim.git_wants(&tag(3));
+    sim.settle();
+    sim.id.kind = Kind::find("apps/v1", "StatefulSet").unwrap();
+    let live = sim.live.as_mut().unwrap();
+    (live.rollout, live.trouble) = (Rollout::Progressing, Some(Trouble::Crashing("app".into())));
+    let present = sim.history.present.clone();
+    for release in sim.history.releases.iter_mut().filter(|release| Some(&release.id) == present.as_ref()) {
+        release.outcome = Outcome::Unproven;
+    }
+    sim.clock += 599;
+    let plan = sim.plan();
+    assert_eq!((plan.state, plan.record_first), (State::Permitted, false));
+    assert_eq!(plan.recheck, Some(at(sim.clock + 1)));
+    sim.clock += 1;
+    let plan = sim.plan();
+    assert!(plan.record_first && plan.history.unwrap().hold.is_some());
 }

@@ -6,8 +6,8 @@ use super::{Manifest, Wanted, World, target::revoked};
 use crate::domain::{
     image::{ImageRef, same_reference},
     policy::{Code, Judgement},
-    release::History,
-    workload::{ContainerId, Images, images},
+    release::{Cause, History, Release, ReleaseImage},
+    workload::{ContainerId, Images, images, with_images},
 };
 
 /// What is wanted, judged.
@@ -17,6 +17,45 @@ pub(super) struct Wish {
     pub against: Vec<Against>,
     pub template: Option<serde_json::Value>,
     pub manifest_commit: Option<String>,
+}
+
+impl Wish {
+    /// The images to set.
+    pub fn set(&self) -> Images {
+        self.judged.iter().map(|(id, judged)| (id.clone(), judged.image())).collect()
+    }
+
+    /// The release that it would be.
+    pub fn release(&self, world: &World<'_>) -> Release {
+        let image = |judged: &Judgement| ReleaseImage {
+            image: judged.image(),
+            wanted: judged.reference.clone(),
+            approved_at: judged.approved_at,
+        };
+        let images = self.judged.iter().map(|(id, judged)| (id.clone(), image(judged))).collect();
+        let template = self.template.as_ref().map(|template| with_images(template, &self.set()));
+        let mut release = Release::new(images, template, world.now());
+        release.commit.clone_from(&self.manifest_commit);
+        release
+    }
+
+    /// Where git owns the workload, a release whose rollout failed is kept out as a whole: the same images with another
+    /// template are something else. Whatever became of the policies since: also where a tag is not resolved any more.
+    fn is_what_failed(&self, world: &World<'_>, history: &History) -> bool {
+        let failed = history.hold.as_ref().and_then(|hold| history.release(hold.failed.as_deref()?));
+        let (Some(failed), Some(template)) = (failed, &self.template) else { return false };
+        let same_image = |(id, judged): (&ContainerId, &Judgement)| {
+            let Some(own) = failed.images.get(id) else { return false };
+            let stands_for = || world.judge.stands_for(&judged.reference);
+            match (judged.pinned.clone().or_else(stands_for), own.digest()) {
+                (Some(image), Some(digest)) => image.digest == digest,
+                (Some(_) | None, Some(_) | None) => same_name(&own.wanted, &judged.reference),
+            }
+        };
+        let same_template =
+            failed.template.as_deref().is_none_or(|own| *own == with_images(template, &failed.images()));
+        same_template && self.judged.len() == failed.images.len() && self.judged.iter().all(same_image)
+    }
 }
 
 /// One thing that stands against what is wanted.
@@ -48,7 +87,16 @@ pub(super) fn wish(world: &World<'_>, history: &History) -> Option<Wish> {
     let against =
         judged.iter().flat_map(|(id, judgement)| against(world, history, id, judgement, manifest)).collect();
     let manifest_commit = manifest.map(|manifest| manifest.commit.clone());
-    Some(Wish { images, judged, against, template, manifest_commit })
+    let mut wish = Wish { images, judged, against, template, manifest_commit };
+    if wish.against.is_empty() && wish.is_what_failed(world, history) {
+        let rejected = wish.judged.iter().map(|(id, judged)| Against {
+            container: id.clone(),
+            message: format!("{} is part of the release whose rollout failed", judged.reference),
+            snippet: None,
+        });
+        wish.against = rejected.collect();
+    }
+    Some(wish)
 }
 
 /// Where git does not own the workload: the images that somebody else set last. While a hold stands, the held images are
@@ -111,7 +159,8 @@ fn against(
     found
 }
 
-/// The same digest, or the same reference that stands for nothing else, of what a hold keeps out and is still revoked.
+/// The same digest, or the same reference that stands for nothing else, of what a hold keeps out: still revoked, or (where
+/// git does not own the workload) part of a release whose rollout failed.
 fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged: &Judgement) -> bool {
     let digest = judged.pinned.as_ref().map(|pinned| &pinned.digest);
     history.hold.iter().flat_map(|hold| &hold.rejected).any(|rejected| {
@@ -120,12 +169,16 @@ fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged
             .as_ref()
             .is_none_or(|digest| world.judge.ledger.revocation(digest, world.judge.namespace).is_some())
             || world.unreadable_records;
+        let stands = match rejected.cause {
+            Cause::Revoked => revoked,
+            Cause::FailedRollout => world.wanted.is_elsewhere() && rejected.container == *id,
+        };
         let same = match digest {
             Some(digest) => rejected.digest.as_ref() == Some(digest),
             // Without a policy a tag is not resolved: it is what was rejected if that was called so.
             None => rejected.container == *id && same_name(&rejected.reference, &judged.reference),
         };
-        revoked && same
+        stands && same
     })
 }
 

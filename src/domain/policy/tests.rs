@@ -15,6 +15,7 @@ pub(crate) fn policy() -> Policy {
         require_digest: true,
         approval: Some(Approval { from_root: true, from_namespace: true, max_age: None }),
         on_revocation: None,
+        on_failed_rollout: None,
         healthy_for: None,
     }
 }
@@ -119,4 +120,22 @@ fn coverage_follows_globs_labels_and_exclusions() {
     assert!(!p.covers_namespace(&namespace("legacy", Some(&[("env", "production")]))));
     p.scope = Scope::Namespace("bank".into());
     assert!(!p.covers_namespace(&namespace("shop", Some(&[("env", "production")]))));
+}
+
+/// If this fails, a policy that nobody thought of takes releases back that another one wants to stay.
+#[test]
+fn of_several_policies_on_failed_rollouts_the_one_that_moves_nothing_wins() {
+    let said = |these: &[Option<OnFailedRollout>], mode: Mode| {
+        let policies: Vec<Policy> =
+            these.iter().map(|said| Policy { on_failed_rollout: *said, mode, ..policy() }).collect();
+        let policies: Vec<&Policy> = policies.iter().collect();
+        let ledger = Ledger::default();
+        Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) }
+            .on_failed_rollout([CART])
+    };
+    let (good, none) = (Some(OnFailedRollout::LastGood), Some(OnFailedRollout::None));
+    assert_eq!(said(&[good, None], Mode::Enforce), OnFailedRollout::LastGood);
+    assert_eq!(said(&[good, none], Mode::Enforce), OnFailedRollout::None);
+    assert_eq!(said(&[None], Mode::Enforce), OnFailedRollout::None);
+    assert_eq!(said(&[good], Mode::Audit), OnFailedRollout::None);
 }

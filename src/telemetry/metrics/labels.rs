@@ -57,8 +57,19 @@ label! {
         Hold = "hold",
         /// A held release, or a permitted image, is set again after somebody else changed it.
         PutBack = "put_back",
+        /// A pod that a rollback left behind is evicted.
+        Evict = "evict",
         /// A hold has ended.
         EndHold = "end_hold",
+    }
+}
+label! {
+    /// What became of a message that something was pushed.
+    PushOutcome "outcome" {
+        /// It shows the token of its source, which is looked at.
+        Accepted = "accepted",
+        /// It does not.
+        Refused = "refused",
     }
 }
 label! {
@@ -87,6 +98,17 @@ label! {
         Ungoverned = "ungoverned",
         /// All is well, but there is nothing to go back to if its release is revoked.
         NoFallback = "no_fallback",
+    }
+}
+label! {
+    /// What was found about what belongs to no workload.
+    BareState "state" {
+        /// All its images are permitted.
+        Permitted = "permitted",
+        /// An image of it is not permitted.
+        NotPermitted = "not_permitted",
+        /// An image of it is revoked.
+        Revoked = "revoked",
     }
 }
 label! {

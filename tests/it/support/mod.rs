@@ -4,4 +4,5 @@ pub mod manifests;
 pub mod operator;
 pub mod repo;
 pub mod scene;
+pub mod ssh;
 pub mod story;

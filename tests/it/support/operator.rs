@@ -18,10 +18,12 @@ pub const ROOT: &str = "countersign-system";
 /// A running operator; it ends with its control plane.
 pub struct Operator<'a> {
     plane: &'a ControlPlane,
+    name: &'static str,
+    settings: Vec<(&'static str, String)>,
     pub metrics_port: u16,
+    pub receiver_port: u16,
 }
 
-const NAME: &str = "countersign";
 const BINARY: &str = env!("CARGO_BIN_EXE_countersign");
 
 /// The real kustomize.
@@ -52,9 +54,22 @@ pub async fn install(plane: &ControlPlane) {
 }
 
 impl<'a> Operator<'a> {
-    /// An operator that is not started yet.
+    /// An operator that is not started yet, and leads without a lease: one that is killed leads again at once.
     pub fn new(plane: &'a ControlPlane) -> Self {
-        Self { plane, metrics_port: free_port() }
+        Self::named(plane, "countersign").with("COUNTERSIGN_LEADER_ELECT", "false")
+    }
+
+    /// One of several, with its own name and cache, and the defaults of the product.
+    pub fn named(plane: &'a ControlPlane, name: &'static str) -> Self {
+        let cache = if name == "countersign" { "cache".to_owned() } else { format!("cache-{name}") };
+        let settings = vec![("COUNTERSIGN_CACHE_DIR", plane.directory().join(cache).display().to_string())];
+        Self { plane, name, settings, metrics_port: free_port(), receiver_port: free_port() }
+    }
+
+    /// With an environment variable.
+    pub fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
+        self.settings.push((variable, value.into()));
+        self
     }
 
     /// Starts an operator and waits until it is ready.
@@ -109,11 +124,13 @@ impl<'a> Operator<'a> {
         command
             .env("KUBECONFIG", self.plane.kubeconfig_path())
             .env("COUNTERSIGN_ROOT_NAMESPACE", ROOT)
-            .env("COUNTERSIGN_CACHE_DIR", self.plane.directory().join("cache"))
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
+            .env("COUNTERSIGN_RECEIVER_ADDR", format!("127.0.0.1:{}", self.receiver_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
-            .env("COUNTERSIGN_LOG", "countersign=debug,info");
-        self.plane.spawn(NAME, command).expect("the operator binary starts");
+            .env("COUNTERSIGN_BARE_INTERVAL_SECONDS", "1")
+            .env("COUNTERSIGN_LOG", "countersign=debug,info")
+            .envs(self.settings.iter().map(|(variable, value)| (variable, value)));
+        self.plane.spawn(self.name, command).expect("the operator binary starts");
     }
 
     /// Waits until it is ready.
@@ -131,18 +148,28 @@ impl<'a> Operator<'a> {
 
     /// Ends it as kill -9 does.
     pub fn kill(&self) {
-        self.plane.kill(NAME).unwrap();
+        self.plane.kill(self.name).unwrap();
+    }
+
+    /// Sends it a signal by name.
+    pub fn signal(&self, signal: &str) {
+        self.plane.signal(self.name, signal).unwrap();
     }
 
     /// What it logged.
     pub fn log(&self) -> String {
-        self.plane.log(NAME)
+        self.plane.log(self.name)
+    }
+
+    /// All its metrics.
+    pub async fn metrics(&self) -> anyhow::Result<String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);
+        Ok(reqwest::get(&url).await?.text().await?)
     }
 
     /// One sample of its metrics, by the text of its series.
     pub async fn metric(&self, series: &str) -> anyhow::Result<f64> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.metrics_port);
-        let text = reqwest::get(&url).await?.text().await?;
+        let text = self.metrics().await?;
         let line =
             text.lines().find(|line| line.starts_with(series)).with_context(|| format!("no {series}"))?;
         line.rsplit(' ').next().and_then(|value| value.parse().ok()).with_context(|| line.to_owned())

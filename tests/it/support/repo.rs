@@ -166,6 +166,12 @@ fn output(command: &mut Command, input: &[u8]) -> Output {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Manner {
     Well,
+    /// Only to who says this in `Authorization`.
+    Needs(String),
+    /// Answers everything with this status and these headers.
+    Says(u16, Vec<(&'static str, String)>),
+    /// The same, but only where a pack is asked for.
+    SaysToPacks(u16, Vec<(&'static str, String)>),
     Status(u16),
     /// To this URL, with the rest of the request's path and query.
     RedirectTo(String),
@@ -174,6 +180,10 @@ pub enum Manner {
     Hang,
     /// A list of references without an end.
     EndlessList,
+    /// Says that it can end history somewhere, and cannot.
+    NoDepth,
+    /// Says where history ends without an end.
+    EndlessShallow,
     /// Answers the request for a pack with progress messages without an end.
     EndlessProgress,
     /// The same, a few bytes at a time.
@@ -197,6 +207,7 @@ struct Shared {
     lists: AtomicUsize,
     packs: AtomicUsize,
     agent: Mutex<String>,
+    authorizations: Mutex<Vec<String>>,
 }
 
 impl GitHttp {
@@ -210,6 +221,14 @@ impl GitHttp {
     }
 
     pub async fn start_tls(repo: &Repo) -> Self {
+        Self::start_tls_for(repo, None).await
+    }
+
+    /// With HTTPS, for clients whose certificate this authority issued.
+    pub async fn start_tls_for(
+        repo: &Repo,
+        clients: Option<rustls::pki_types::CertificateDer<'static>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://localhost:{}/repo", listener.local_addr().unwrap().port());
         let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -217,10 +236,19 @@ impl GitHttp {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![identity.cert.der().clone()], key)
             .unwrap();
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = rustls::RootCertStore::empty();
+                roots.add(authority).unwrap();
+                let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+                let verifier =
+                    rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                config.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let config = config.with_single_cert(vec![identity.cert.der().clone()], key).unwrap();
         let listener = TlsListener { tcp: listener, acceptor: TlsAcceptor::from(Arc::new(config)) };
         let shared = Shared::new(repo);
         let app = Router::new().fallback(answer).with_state(Arc::clone(&shared));
@@ -242,6 +270,11 @@ impl GitHttp {
         self.shared.packs.load(Ordering::SeqCst)
     }
 
+    /// What each request so far said in `Authorization`; empty: nothing.
+    pub fn authorizations(&self) -> Vec<String> {
+        self.shared.authorizations.lock().unwrap().clone()
+    }
+
     /// The user agent seen last.
     pub fn agent(&self) -> String {
         self.shared.agent.lock().unwrap().clone()
@@ -256,6 +289,7 @@ impl Shared {
             lists: AtomicUsize::default(),
             packs: AtomicUsize::default(),
             agent: Mutex::default(),
+            authorizations: Mutex::default(),
         })
     }
 }
@@ -292,7 +326,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     if pack { &shared.packs } else { &shared.lists }.fetch_add(1, Ordering::SeqCst);
     *shared.agent.lock().unwrap() =
         head.headers.get("user-agent").map(|agent| agent.to_str().unwrap().to_owned()).unwrap_or_default();
+    let said = head.headers.get("authorization").map(|said| said.to_str().unwrap().to_owned());
+    let said = said.unwrap_or_default();
+    shared.authorizations.lock().unwrap().push(said.clone());
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    // What comes before only settles what the pack is to hold.
+    let last = body.ends_with(b"0009done\n");
+    let deepens = body.windows(7).any(|window| window == b"deepen ");
     let good = |shared: Arc<Shared>| async move {
         tokio::task::spawn_blocking(move || http_backend(&shared.root, &path, &query, pack, &body))
             .await
@@ -301,6 +341,12 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 
     let manner = shared.manner.lock().unwrap().clone();
     match manner {
+        Manner::Needs(wanted) if wanted != said => {
+            (axum::http::StatusCode::UNAUTHORIZED, [("www-authenticate", "Basic realm=\"git\"")])
+                .into_response()
+        }
+        Manner::Says(status, headers) => says(status, headers),
+        Manner::SaysToPacks(status, headers) if pack => says(status, headers),
         Manner::Status(status) => axum::http::StatusCode::from_u16(status).unwrap().into_response(),
         Manner::RedirectTo(base) => {
             if head.uri.path().starts_with("/moved") {
@@ -316,20 +362,45 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
             let first = b"001e# service=git-upload-pack\n0000".to_vec();
             endless(first, line.repeat(1000), Duration::ZERO, "advertisement")
         }
-        Manner::EndlessProgress if pack => {
+        Manner::NoDepth if deepens => {
+            ([("content-type", "application/x-git-upload-pack-result")], "0008NAK\n").into_response()
+        }
+        Manner::EndlessShallow if pack => {
+            let mut lines = String::new();
+            for n in 0..1000 {
+                write!(lines, "0034shallow {n:040x}").unwrap();
+            }
+            endless(Vec::new(), lines.into_bytes(), Duration::ZERO, "result")
+        }
+        Manner::EndlessProgress if last => {
             endless(b"0008NAK\n".to_vec(), b"000a\x02hello".repeat(5000), Duration::ZERO, "result")
         }
-        Manner::Trickle if pack => {
+        Manner::Trickle if last => {
             endless(b"0008NAK\n".to_vec(), b"000a\x02hello".to_vec(), Duration::from_millis(20), "result")
         }
-        Manner::CutPack if pack => {
+        Manner::CutPack if last => {
             let whole = good(shared).await;
             let bytes = axum::body::to_bytes(whole.into_body(), usize::MAX).await.unwrap();
             let half = bytes.slice(..bytes.len() / 2);
             ([("content-type", "application/x-git-upload-pack-result")], half).into_response()
         }
-        Manner::Well | Manner::EndlessProgress | Manner::Trickle | Manner::CutPack => good(shared).await,
+        Manner::Well
+        | Manner::Needs(_)
+        | Manner::SaysToPacks(..)
+        | Manner::NoDepth
+        | Manner::EndlessShallow
+        | Manner::EndlessProgress
+        | Manner::Trickle
+        | Manner::CutPack => good(shared).await,
     }
+}
+
+fn says(status: u16, headers: Vec<(&'static str, String)>) -> Response {
+    let mut response = axum::http::StatusCode::from_u16(status).unwrap().into_response();
+    for (name, value) in headers {
+        response.headers_mut().append(name, value.parse().unwrap());
+    }
+    response
 }
 
 fn endless(first: Vec<u8>, more: Vec<u8>, pause: Duration, kind: &str) -> Response {

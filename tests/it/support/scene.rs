@@ -221,16 +221,19 @@ impl Scene {
 
     /// Objects of any kind in this namespace.
     pub fn any(&self, kind: &str) -> Api<DynamicObject> {
-        let (group, plural) = match kind {
-            "Deployment" => ("apps", "deployments"),
-            "StatefulSet" => ("apps", "statefulsets"),
-            "DaemonSet" => ("apps", "daemonsets"),
-            "CronJob" => ("batch", "cronjobs"),
-            "ConfigMap" => ("", "configmaps"),
-            "Event" => ("", "events"),
+        let (group, version, plural) = match kind {
+            "Deployment" => ("apps", "v1", "deployments"),
+            "StatefulSet" => ("apps", "v1", "statefulsets"),
+            "DaemonSet" => ("apps", "v1", "daemonsets"),
+            "CronJob" => ("batch", "v1", "cronjobs"),
+            "ConfigMap" => ("", "v1", "configmaps"),
+            "Event" => ("", "v1", "events"),
+            "Rollout" => ("argoproj.io", "v1alpha1", "rollouts"),
+            "CloneSet" => ("apps.kruise.io", "v1alpha1", "clonesets"),
+            "Service" => ("serving.knative.dev", "v1", "services"),
             other => panic!("{other}"),
         };
-        let gvk = kube::core::GroupVersionKind::gvk(group, "v1", kind);
+        let gvk = kube::core::GroupVersionKind::gvk(group, version, kind);
         Api::namespaced_with(
             self.client.clone(),
             &self.namespace,
@@ -329,6 +332,14 @@ impl Scene {
             Ok(())
         })
         .await;
+    }
+
+    /// Asks for something by an annotation of a workload's history.
+    pub async fn intervene(&self, kind: &str, name: &str, what: &str, value: &str) {
+        let api: Api<ReleaseHistory> = Api::namespaced(self.client.clone(), ROOT);
+        let history = self.history(kind, name).await.unwrap().metadata.name.unwrap();
+        let asked = json!({"metadata": {"annotations": {format!("countersign.dev/{what}"): value}}});
+        api.patch(&history, &PatchParams::default(), &Patch::Merge(&asked)).await.unwrap();
     }
 
     /// Reasons of the events about an object.

@@ -40,6 +40,16 @@ struct Step {
     delete: Option<bool>,
     /// Git asks for so many replicas.
     scale: Option<i64>,
+    /// Policy takes failed rollouts back.
+    take_failed_back: Option<bool>,
+    /// The containers of the n-th image start and keep crashing from now on.
+    crashes: Option<u8>,
+    /// The n-th image cannot be pulled from now on.
+    unpullable: Option<u8>,
+    /// The n-th image is well from now on.
+    recovers: Option<u8>,
+    /// Git changes something else in the pod template.
+    edit: Option<String>,
     /// Seconds go by.
     wait: Option<i64>,
     expect: Option<Expected>,
@@ -100,9 +110,21 @@ fn happen(sim: &mut Sim, step: &Step) {
         away,
         delete,
         scale,
+        take_failed_back,
+        crashes,
+        unpullable,
+        recovers,
+        edit,
         wait,
         expect: _,
     } = step;
+    for (n, fault) in [(crashes, Fault::Crashes), (unpullable, Fault::Unpullable)] {
+        sim.faults.extend(n.map(|n| (n, fault)));
+    }
+    if let Some(n) = recovers {
+        sim.faults.remove(n);
+    }
+    sim.roll();
     if let Some(n) = approve {
         sim.approve(*n);
     }
@@ -133,6 +155,9 @@ fn happen(sim: &mut Sim, step: &Step) {
         Some(PolicyIs::Deleted) => sim.policies.clear(),
         None => {}
     }
+    if take_failed_back.is_some() {
+        sim.take_failed_back();
+    }
     if let Some(away) = away {
         sim.away = *away;
     }
@@ -141,6 +166,12 @@ fn happen(sim: &mut Sim, step: &Step) {
     }
     if let Some(replicas) = scale {
         sim.scale(*replicas);
+    }
+    if let Some(value) = edit {
+        let manifest = sim.git.as_mut().unwrap();
+        let mut object = (*manifest.object).clone();
+        object["spec"]["template"]["spec"]["containers"][0]["args"] = json!([value]);
+        manifest.object = Arc::new(object);
     }
     sim.clock += wait.unwrap_or(0);
 }

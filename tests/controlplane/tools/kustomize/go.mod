@@ -2,8 +2,6 @@ module countersign.dev/tools/kustomize
 
 go 1.26.0
 
-tool sigs.k8s.io/kustomize/kustomize/v5
-
 require (
 	github.com/blang/semver/v4 v4.0.0 // indirect
 	github.com/davecgh/go-spew v1.1.1 // indirect
@@ -35,3 +33,5 @@ require (
 	sigs.k8s.io/kustomize/kyaml v0.21.1 // indirect
 	sigs.k8s.io/yaml v1.5.0 // indirect
 )
+
+tool sigs.k8s.io/kustomize/kustomize/v5
