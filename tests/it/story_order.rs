@@ -7,7 +7,7 @@ use crate::{
     controlplane::eventually,
     support::{
         manifests::{at, yaml},
-        scene::{SOON, Scene},
+        scene::{SOON, Scene, shared_plane},
     },
 };
 
@@ -52,4 +52,41 @@ async fn a_namespace_a_definition_and_objects_that_need_them_come_in_one_commit(
         Ok(())
     })
     .await;
+}
+
+/// If this fails one changed file among ten thousand waits until ten thousand objects are listed and compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_new_is_applied_before_everything_else_is_looked_at() {
+    let plane = shared_plane().await;
+    let scene = Scene::new("news").await;
+    for name in ["one", "other"] {
+        scene.put(&format!("{name}.yaml"), &scene.config_map(name, "1"));
+    }
+    scene.push("two").await;
+    scene.synced().await;
+    let before = plane.audit_events().unwrap().len();
+    scene.put("one.yaml", &scene.config_map("one", "2"));
+    // Drift elsewhere is found all the same.
+    scene.edit("ConfigMap", "other", &json!({"data": {"value": "hand"}})).await;
+    scene.push("change one").await;
+    scene.stands("ConfigMap", "one", "/data/value", &json!("2")).await;
+    scene.stands("ConfigMap", "other", "/data/value", &json!("1")).await;
+    let (ns, label) = (&scene.namespace, format!("source-name%3D{}%2C", scene.source));
+    let order = eventually("the audit log has the whole look", SOON, async || {
+        let events = plane.audit_events()?.into_iter().skip(before);
+        let ours = events.filter(|event| event.user_agent.starts_with("countersign/"));
+        let order: Vec<String> = ours
+            .filter_map(|event| {
+                let of = event.object_ref.as_ref()?;
+                let patch = event.verb == "patch" && of.resource == "configmaps" && of.namespace == *ns;
+                let list =
+                    event.verb == "list" && of.resource == "configmaps" && event.request_uri.contains(&label);
+                (patch || list).then(|| format!("{} {}", event.verb, of.name).trim().to_owned())
+            })
+            .collect();
+        ensure!(order.len() >= 3, "{order:?}");
+        Ok(order)
+    })
+    .await;
+    assert_eq!(order[..3], ["patch one", "list", "patch other"], "{order:?}");
 }
