@@ -79,7 +79,11 @@ async fn main() -> anyhow::Result<()> {
     };
     let plane = ControlPlane::start(Options::default())?;
     install(&plane).await;
-    Operator::start(&plane).await;
+    // As shipped: stories look at bare objects every second, and log more.
+    let operator = Operator::new(&plane)
+        .with("COUNTERSIGN_BARE_INTERVAL_SECONDS", "300")
+        .with("COUNTERSIGN_LOG", "info");
+    operator.restart().await;
     let mut bench = Bench::prepare(&plane, settings).await?;
     let mut running = Vec::new();
     let mut stopped = Vec::new();

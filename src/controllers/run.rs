@@ -169,6 +169,7 @@ async fn act(
     tasks.spawn(spread(Arc::clone(ctx), changes, stop.clone()));
     let last = CancellationToken::new();
     let trailing = tokio::spawn(trail::run(Arc::clone(ctx), last.clone()));
+    tasks.spawn(trail::look_after_actions(Arc::clone(ctx), stop.clone()));
     tasks.spawn(report::run(Arc::clone(ctx), stop.clone()));
     if let Some(every) = settings.bare_interval {
         tasks.spawn(bare::run(Arc::clone(ctx), every, stop.clone()));

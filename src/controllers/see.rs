@@ -1,6 +1,6 @@
 //! What the watches show, kept in the memory; and who is to be looked at for it.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc};
 
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::{Api, ResourceExt, core::DeserializeGuard};
@@ -29,9 +29,6 @@ use crate::{
     },
     telemetry::http::PartHandle,
 };
-
-/// How long a look waits that could not change anything but what is recorded, while actions are under way.
-const AFTER_ACTIONS: Duration = Duration::from_secs(1);
 
 /// Fills the memory, until the token is cancelled.
 pub(super) fn watch_everything(
@@ -140,7 +137,7 @@ fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
             let news = keep_live(&mut ctx.memory.write(), seen.id, seen.live);
             if news == News::Status && !ctx.trail.is_calm() {
                 // Actions come first: what only tells how far a rollout is can wait until they are done.
-                ctx.workloads.after(id, AFTER_ACTIONS);
+                ctx.trail.look_later(id);
                 return;
             }
             id

@@ -1,7 +1,8 @@
-//! What trails behind the actions: histories and events. Act first, record after: while workloads are being changed nothing
+//! What trails behind the actions: histories, events, and looks that can wait. Act first, record after: while workloads are being changed nothing
 //! here competes with them for the API server, and a crash in between loses nothing that the next plan would not find.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -47,7 +48,7 @@ use crate::{
 
 /// Nothing is written before the actions have been silent for this long…
 const CALM: Duration = Duration::from_millis(150);
-/// …but a record waits no longer than this.
+/// …but neither a record nor a look waits longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many writes are under way at once.
 const CONCURRENCY: usize = 16;
@@ -64,6 +65,8 @@ struct Inner {
     last_act: Mutex<Option<Instant>>,
     events: Mutex<Vec<(ObjectReference, Event)>>,
     wake: Notify,
+    later: Mutex<BTreeSet<WorkloadId>>,
+    looks: Notify,
 }
 
 /// While it lives, an action is under way.
@@ -101,6 +104,20 @@ impl Trail {
         self.wake();
     }
 
+    /// There is a look to take, once the actions are silent.
+    pub fn look_later(&self, id: WorkloadId) {
+        self.0.later.lock().insert(id);
+        self.0.looks.notify_one();
+    }
+
+    /// Waits until the actions are silent, for as long as that is worth.
+    async fn calm(&self) {
+        let began = Instant::now();
+        while !self.is_calm() && began.elapsed() < PATIENCE {
+            tokio::time::sleep(CALM / 3).await;
+        }
+    }
+
     /// Whether no action is under way, nor was a moment ago.
     pub fn is_calm(&self) -> bool {
         let silent = self.0.last_act.lock().is_none_or(|last| last.elapsed() >= CALM);
@@ -116,13 +133,26 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
             () = stop.cancelled() => true,
             () = ctx.trail.0.wake.notified() => false,
         };
-        let began = Instant::now();
-        while !stopping && !ctx.trail.is_calm() && began.elapsed() < PATIENCE {
-            tokio::time::sleep(CALM / 3).await;
+        if !stopping {
+            ctx.trail.calm().await;
         }
         flush(&ctx, &reporter).await;
         if stopping {
             return;
+        }
+    }
+}
+
+/// Asks for the looks that can wait until the actions are silent, until the token is cancelled.
+pub async fn look_after_actions(ctx: Shared, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = ctx.trail.0.looks.notified() => {}
+        }
+        ctx.trail.calm().await;
+        for id in std::mem::take(&mut *ctx.trail.0.later.lock()) {
+            ctx.workloads.now(id);
         }
     }
 }
