@@ -83,11 +83,6 @@ pub enum Place {
 }
 
 impl Reach {
-    /// Whether the source decides where objects go.
-    pub fn places(&self) -> bool {
-        self.only.is_some() || self.target.is_some()
-    }
-
     /// Where an object goes that says `namespace` (empty: none), of a kind whose objects stand in namespaces, or in none.
     pub fn place(&self, namespace: &str, namespaced: bool) -> Place {
         if !namespaced {
@@ -95,7 +90,10 @@ impl Reach {
                 Some(only) => Place::Refused(format!(
                     "objects of this kind belong to the whole cluster, and this source writes to the namespace {only} only"
                 )),
-                None => Place::AsSaid,
+                None if namespace.is_empty() => Place::AsSaid,
+                None => Place::Refused(format!(
+                    "metadata.namespace is {namespace}, but objects of this kind stand in no namespace; remove it"
+                )),
             };
         }
         match (&self.target, &self.only) {
@@ -105,6 +103,11 @@ impl Reach {
             (None, Some(only)) if only != namespace => Place::Refused(format!(
                 "it says the namespace {namespace}, and this source writes to {only} only; correct it, or have the owners of {namespace} make a source there"
             )),
+            (None, None) if namespace.is_empty() => Place::Refused(
+                "metadata.namespace is missing; say in which namespace the object belongs, or name one for all objects in \
+                 spec.targetNamespace of the source"
+                    .to_owned(),
+            ),
             (None, Some(_) | None) => Place::AsSaid,
         }
     }
@@ -148,8 +151,18 @@ mod tests {
         assert!(matches!(tenant.place("", false), Place::Refused(_)));
         let moved = Reach { account: None, only: None, target: Some("staging".into()) };
         assert_eq!(moved.place("prod", true), Place::Into("staging".into()));
+        assert_eq!(moved.place("", true), Place::Into("staging".into()));
         assert_eq!(moved.place("", false), Place::AsSaid);
         let free = Reach { account: None, only: None, target: None };
-        assert_eq!((free.place("x", true), free.places()), (Place::AsSaid, false));
+        assert_eq!((free.place("x", true), free.place("", false)), (Place::AsSaid, Place::AsSaid));
+        // Neither names an object that there could be.
+        for (reach, namespace, namespaced, says) in [
+            (&free, "", true, "is missing"),
+            (&free, "x", false, "remove it"),
+            (&moved, "x", false, "remove it"),
+        ] {
+            let place = reach.place(namespace, namespaced);
+            assert!(matches!(&place, Place::Refused(why) if why.contains(says)), "{place:?}");
+        }
     }
 }

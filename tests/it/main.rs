@@ -45,6 +45,7 @@ mod story_left;
 mod story_order;
 mod story_overlay;
 mod story_pinning;
+mod story_place;
 mod story_private;
 mod story_proof;
 mod story_prune;

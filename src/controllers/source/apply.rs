@@ -169,10 +169,7 @@ pub async fn apply(cluster: &Cluster, source: &Key, items: &[&Item], memo: &Memo
 }
 
 /// The objects of one kind that a source applied, by namespace and name.
-struct Found {
-    namespaced: bool,
-    objects: BTreeMap<(String, String), Value>,
-}
+type Found = BTreeMap<(String, String), Value>;
 
 async fn found(cluster: &Cluster, source: &Key, api_version: &str, kind: &str) -> Result<Found, Error> {
     let resource = cluster.resource(api_version, kind).await?;
@@ -181,7 +178,7 @@ async fn found(cluster: &Cluster, source: &Key, api_version: &str, kind: &str) -
         let id = id_of(&object);
         ((id.namespace, id.name), object)
     };
-    Ok(Found { namespaced: resource.namespaced, objects: listed.into_iter().map(named).collect() })
+    Ok(listed.into_iter().map(named).collect())
 }
 
 async fn apply_kind(
@@ -195,15 +192,8 @@ async fn apply_kind(
     let work: Vec<_> = items
         .into_iter()
         .map(|item| {
-            let known = found.objects.get(&(item.id.namespace.clone(), item.id.name.clone()));
-            let problem = misplaced(item, found.namespaced);
-            async move {
-                let result = match problem {
-                    Some(message) => Err(Failure { message, passes: false }),
-                    None => settle(cluster, source, item, known, memo).await,
-                };
-                (item, result)
-            }
+            let known = found.get(&(item.id.namespace.clone(), item.id.name.clone()));
+            async move { (item, settle(cluster, source, item, known, memo).await) }
         })
         .collect();
     let results: Vec<_> = stream::iter(work).buffer_unordered(CONCURRENCY).collect().await;
@@ -212,19 +202,6 @@ async fn apply_kind(
         outcome.note(item, result);
     }
     outcome
-}
-
-fn misplaced(item: &Item, namespaced: bool) -> Option<String> {
-    match (namespaced, item.id.namespace.is_empty()) {
-        (true, true) => {
-            Some("metadata.namespace is missing; say in which namespace the object belongs".to_owned())
-        }
-        (false, false) => Some(format!(
-            "metadata.namespace is set, but {} objects stand in no namespace; remove it",
-            item.id.kind
-        )),
-        (true, false) | (false, true) => None,
-    }
 }
 
 /// Brings one object in step; answers with it as stored, and whether it had to be written.
@@ -271,10 +248,6 @@ pub async fn apply_news(cluster: &Cluster, source: &Key, items: &[&Item], memo: 
     let work: Vec<_> = items
         .iter()
         .map(|item| async move {
-            let resource = cluster.resource(&item.id.api_version, &item.id.kind).await.ok()?;
-            if misplaced(item, resource.namespaced).is_some() {
-                return None;
-            }
             let desired = labelled(&item.value, source);
             let stored = cluster.apply(&desired, MANAGER).await.ok()?;
             memo.written(item, &desired, &stored);

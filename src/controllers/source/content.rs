@@ -1,7 +1,7 @@
 //! What a commit says: its files read into objects, with everything that is wrong named by file and line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -111,17 +111,46 @@ pub struct Content {
     pub problems: Vec<Problem>,
     /// Revocations on objects that stand twice. The first of the two counts, but a revocation counts wherever it stands.
     pub more_revocations: Vec<Arc<Item>>,
+    /// What stands in it where it cannot be, or is of a kind that is not known now. An object like it, in whatever namespace,
+    /// may be what is meant, and is not gone.
+    pub unplaced: HashSet<Anywhere>,
     /// Documents that are no Kubernetes objects.
     pub skipped: usize,
     /// Some file could not be read whole: what is absent may only be unreadable.
     pub partial: bool,
 }
 
+/// An object in whatever namespace and version: group, kind, name.
+pub type Anywhere = (String, String, String);
+
+/// The same object in whatever namespace.
+pub fn anywhere(id: &ObjectId) -> Anywhere {
+    (id.group().to_owned(), id.kind.clone(), id.name.clone())
+}
+
 impl Content {
+    /// Every object, also where it stands once more and revokes.
+    pub fn all(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter().chain(&self.more_revocations).map(AsRef::as_ref)
+    }
+
     /// The objects that carry a revocation.
     pub fn revoking(&self) -> Vec<&Item> {
-        let all = self.items.iter().filter(|item| item.revokes()).chain(&self.more_revocations);
-        all.map(AsRef::as_ref).collect()
+        self.all().filter(|item| item.revokes()).collect()
+    }
+
+    /// What of an inventory is not said any more.
+    pub fn gone<'a>(&self, inventory: &'a Inventory) -> Vec<&'a ObjectId> {
+        let said: HashSet<_> = self.items.iter().map(|item| item.id.identity()).collect();
+        let is_gone =
+            |id: &&ObjectId| !said.contains(&id.identity()) && !self.unplaced.contains(&anywhere(id));
+        inventory.iter().filter(is_gone).collect()
+    }
+
+    /// Whether a workload that is not among the objects is gone: it could be unreadable, or meant by one without a place.
+    pub fn lacks(&self, id: &WorkloadId) -> bool {
+        let like_it = (id.kind.group.to_owned(), id.kind.kind.to_owned(), id.name.clone());
+        !self.partial && !self.unplaced.contains(&like_it)
     }
 
     /// What the objects are.

@@ -11,7 +11,7 @@ use crate::{
     },
 };
 use kube::ResourceExt;
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 /// What is to become of a head.
 #[derive(Debug)]
@@ -94,9 +94,8 @@ pub(super) fn takes_too_much(
     let before = before.map(Arc::new).or_else(|| memory.inventories.get(key).cloned()).unwrap_or_default();
     let revoked = before.iter().filter(|id| is_revoked(&memory.ledger, id)).cloned().collect();
     let most = source.spec.max_withdrawals as usize;
-    let named: HashSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
-    let gone: Vec<_> = before.iter().filter(|id| !named.contains(&id.identity())).collect();
-    let held = guard::check(&before, &gone, named.len(), &revoked, most);
+    let said = content.items.len() + content.unplaced.len();
+    let held = guard::check(&before, &content.gone(&before), said, &revoked, most);
     // Without prune nothing is taken away, but a source that names nothing any more is an accident all the same.
     held.filter(|held| source.spec.prune || held.reason == "Emptied")
 }

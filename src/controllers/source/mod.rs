@@ -195,7 +195,7 @@ impl Reading<'_> {
         let kustomize = self.ctx.kustomize.clone();
         let read = move |mirror: &git::Mirror| files.read(mirror, commit, &paths, &kustomize);
         let content = self.ctx.mirrors.read(self.name, self.remote, read).await.map_err(Error::Git)?;
-        place::placed(self.ctx, self.reach, content).await
+        Ok(place::placed(self.ctx, self.reach, content).await)
     }
 
     async fn descends(

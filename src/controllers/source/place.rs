@@ -1,18 +1,26 @@
 //! Puts the objects of a commit where their source may write, and names those that it may not.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures::{StreamExt, stream};
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::{
-    Error,
-    content::{Content, Item, Problem},
+    apply::CONCURRENCY,
+    content::{Content, Item, Problem, anywhere},
 };
 use crate::{
-    adapters::cluster::{self, Account, Cluster},
+    adapters::cluster::{Account, Cluster},
     controllers::{Ctx, memory::Key},
-    domain::reach::{Place, Reach},
+    domain::{
+        inventory::ObjectId,
+        reach::{Place, Reach},
+    },
 };
+
+/// How long the API server may take to tell of a kind: revocations wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The cluster as a source reaches it.
 pub(super) fn cluster(ctx: &Ctx, key: &Key, reach: &Reach) -> Cluster {
@@ -29,29 +37,34 @@ pub(super) fn account(key: &Key, reach: &Reach) -> Option<Account> {
 }
 
 /// The content with every object where it goes; what may go nowhere is a problem, and is not applied.
-pub(super) async fn placed(ctx: &Ctx, reach: &Reach, content: Arc<Content>) -> Result<Arc<Content>, Error> {
-    if !reach.places() {
-        return Ok(content);
+pub(super) async fn placed(ctx: &Ctx, reach: &Reach, content: Arc<Content>) -> Arc<Content> {
+    let scopes = Scopes::of(ctx, &content).await;
+    let place =
+        |item: &Item| scopes.namespaced(item).map(|namespaced| reach.place(&item.id.namespace, namespaced));
+    if content.all().all(|item| place(item) == Some(Place::AsSaid)) {
+        return content;
     }
-    let mut content = Arc::unwrap_or_clone(content);
-    let defined = Defined::by(&content.items);
-    for list in [&mut content.items, &mut content.more_revocations] {
+    let mut placed = Content::clone(&content);
+    for list in [&mut placed.items, &mut placed.more_revocations] {
         let mut kept = Vec::with_capacity(list.len());
         for item in std::mem::take(list) {
-            let Some(namespaced) = defined.namespaced(ctx, &item).await? else {
-                // No such kind: applying it says so.
-                kept.push(item);
-                continue;
-            };
-            match reach.place(&item.id.namespace, namespaced) {
-                Place::AsSaid => kept.push(item),
-                Place::Into(namespace) => kept.push(moved(item, &namespace)),
-                Place::Refused(why) => content.problems.push(Problem::about(&item, why)),
+            match place(&item) {
+                Some(Place::AsSaid) => kept.push(item),
+                Some(Place::Into(namespace)) => kept.push(moved(item, &namespace)),
+                Some(Place::Refused(why)) => {
+                    placed.problems.push(Problem::about(&item, why));
+                    placed.unplaced.insert(anywhere(&item.id));
+                }
+                None => {
+                    // Applying it says why.
+                    placed.unplaced.insert(anywhere(&item.id));
+                    kept.push(item);
+                }
             }
         }
         *list = kept;
     }
-    Ok(Arc::new(content))
+    Arc::new(placed)
 }
 
 fn moved(mut shared: Arc<Item>, namespace: &str) -> Arc<Item> {
@@ -62,31 +75,51 @@ fn moved(mut shared: Arc<Item>, namespace: &str) -> Arc<Item> {
     shared
 }
 
-/// Kinds that the commit itself defines: the API server may not know them yet.
-struct Defined(Vec<(String, String, bool)>);
+/// Which kinds have objects that stand in namespaces, by version and kind; what is not known now is absent.
+struct Scopes<'a>(HashMap<(&'a str, &'a str), bool>);
 
-impl Defined {
-    fn by(items: &[Arc<Item>]) -> Self {
-        let definition = |item: &Item| {
-            let text = |pointer: &str| item.value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-            let is = item.id.kind == "CustomResourceDefinition" && item.id.group() == "apiextensions.k8s.io";
-            is.then(|| {
-                Some((text("/spec/group")?, text("/spec/names/kind")?, text("/spec/scope")? == "Namespaced"))
-            })?
-        };
-        Self(items.iter().filter_map(|item| definition(item)).collect())
+impl<'a> Scopes<'a> {
+    /// One kind that is not there, or that the API server does not tell of, stops none of the others.
+    async fn of(ctx: &Ctx, content: &'a Content) -> Self {
+        // What the commit itself defines the API server may not know yet.
+        let defined: HashMap<_, _> = content.items.iter().filter_map(|item| defined(item)).collect();
+        let kinds: HashMap<_, _> = content.all().map(|item| (kind_of(item), &item.id)).collect();
+        let known: Vec<_> = kinds
+            .into_iter()
+            .map(|(kind, id)| {
+                let defined = defined.get(&(id.group().to_owned(), id.kind.clone())).copied();
+                async move {
+                    let namespaced = match defined {
+                        Some(namespaced) => Some(namespaced),
+                        None => namespaced(ctx, id).await,
+                    };
+                    Some((kind, namespaced?))
+                }
+            })
+            .collect();
+        let known: Vec<_> = stream::iter(known).buffer_unordered(CONCURRENCY).collect().await;
+        Self(known.into_iter().flatten().collect())
     }
 
-    async fn namespaced(&self, ctx: &Ctx, item: &Item) -> Result<Option<bool>, Error> {
-        let own =
-            |(group, kind, _): &&(String, String, bool)| group == item.id.group() && *kind == item.id.kind;
-        if let Some((_, _, namespaced)) = self.0.iter().find(own) {
-            return Ok(Some(*namespaced));
-        }
-        match ctx.cluster.resource(&item.id.api_version, &item.id.kind).await {
-            Ok(resource) => Ok(Some(resource.namespaced)),
-            Err(cluster::Error::NoSuchKind { .. }) => Ok(None),
-            Err(error) => Err(Error::Cluster(error)),
-        }
+    fn namespaced<'b>(&'b self, item: &'b Item) -> Option<bool> {
+        let known: &HashMap<(&'b str, &'b str), bool> = &self.0;
+        known.get(&kind_of(item)).copied()
     }
+}
+
+fn kind_of(item: &Item) -> (&str, &str) {
+    (&item.id.api_version, &item.id.kind)
+}
+
+async fn namespaced(ctx: &Ctx, id: &ObjectId) -> Option<bool> {
+    let resource = timeout(PATIENCE, ctx.cluster.resource(&id.api_version, &id.kind)).await.ok()?;
+    resource.ok().map(|resource| resource.namespaced)
+}
+
+/// The kind that an object defines, if it does: group and kind, and whether its objects stand in namespaces.
+fn defined(item: &Item) -> Option<((String, String), bool)> {
+    let text = |pointer: &str| item.value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let is = item.id.kind == "CustomResourceDefinition" && item.id.group() == "apiextensions.k8s.io";
+    let kind = is.then(|| Some((text("/spec/group")?, text("/spec/names/kind")?))).flatten()?;
+    Some((kind, text("/spec/scope")? == "Namespaced"))
 }

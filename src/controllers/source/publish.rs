@@ -12,7 +12,7 @@ use super::{
     Error, Reading,
     apply::{self, Stage},
     claim::share,
-    content::{Item, Problem, manifest_of, workload_id},
+    content::{Content, Item, Problem, manifest_of, workload_id},
     kept, mirror_key,
     place::account,
     reach_of, remote,
@@ -30,24 +30,21 @@ use crate::{
     domain::{plan::Manifest, workload::WorkloadId},
 };
 
-/// Hands workloads over to their plans. Answers how many, and what is wrong with some. Where what is read is not all that the
-/// source says (`partial`), a workload that is absent stays the source's own: it may only be unreadable.
+/// Hands workloads over to their plans. Answers how many, and what is wrong with some. One that is absent stays the source's own
+/// unless `content` shows that it is gone.
 pub(super) async fn publish(
     read: &Reading<'_>,
     key: &Key,
     items: &[&Item],
     head: &Head,
-    partial: bool,
+    content: Option<&Content>,
 ) -> Result<(usize, Vec<Problem>), git::Error> {
     let ctx = read.ctx;
     let mut problems = Vec::new();
     let mut said: BTreeMap<WorkloadId, Arc<Manifest>> = BTreeMap::new();
     for item in items {
         let Some(id) = workload_id(&item.id) else { continue };
-        if id.namespace.is_empty() {
-            let message = "metadata.namespace is missing; say in which namespace the object belongs";
-            problems.push(Problem::about(item, message));
-        } else if id.kind.template_of(&item.value).is_none() {
+        if id.kind.template_of(&item.value).is_none() {
             let message = format!(
                 "{} is missing",
                 id.kind.template_pointer().trim_start_matches('/').replace('/', ".")
@@ -80,7 +77,8 @@ pub(super) async fn publish(
             .map(|(id, _)| id.clone())
             .collect();
         for id in before.into_iter().filter(|id| !said.contains_key(id)) {
-            match memory.desired.get_mut(&id).filter(|_| partial) {
+            let gone = content.is_some_and(|content| content.lacks(&id));
+            match memory.desired.get_mut(&id).filter(|_| !gone) {
                 Some(desired) => desired.manifest = None,
                 None => {
                     memory.desired.remove(&id);
@@ -121,7 +119,7 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
     let items: Vec<&Item> = share.items.into_iter().filter(workload).collect();
     let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new() };
     // Nothing is pruned here, so nothing is given up either: that is for a sync to decide.
-    publish(read, key, &items, &head, true).await.map_err(Error::Git)?;
+    publish(read, key, &items, &head, None).await.map_err(Error::Git)?;
     Ok(())
 }
 

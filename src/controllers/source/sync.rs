@@ -11,7 +11,7 @@ use super::{
     Error, Failure, Reading,
     apply::{self, Memo, Outcome, Stage, is_revoked, revoke},
     claim::{Share, claim, keep_inventory},
-    content::{Content, Item, Problem, workload_id},
+    content::{Content, Item, Problem, anywhere, workload_id},
     credentials,
     effect::{catch_up, established},
     hold::{Ruling, ruling, takes_too_much},
@@ -120,6 +120,8 @@ async fn hold(
     held: HeldBack,
 ) -> Verdict {
     let mut outcome = revoke(read.ctx, &read.cluster(key), key, &content.revoking()).await;
+    // A revocation that cannot be read is not told of anywhere else.
+    outcome.problems.extend(content.problems.iter().cloned());
     if let Some(last) = last.filter(|last| *last != head.commit) {
         outcome.add(apply_again(read, key, source, head, last).await);
     }
@@ -190,7 +192,7 @@ async fn apply_all(
         note_published(ctx, source, head.commit).await.map_err(Error::Cluster)?;
     }
     let (published, misplaced) =
-        publish(read, key, workloads, head, content.partial).await.map_err(Error::Git)?;
+        publish(read, key, workloads, head, Some(content)).await.map_err(Error::Git)?;
     drop(expected);
     if stages.news.is_some() {
         outcome.add(stages.stage(ctx, key, Stage::Rest).await?);
@@ -201,9 +203,9 @@ async fn apply_all(
     // What git names is not pruned, also where it is refused because another source was first.
     let mut left = Arc::clone(&claimed);
     if claimed.len() > share.items.len() {
-        let named: BTreeSet<_> = content.items.iter().map(|item| item.id.identity()).collect();
-        let gone = claimed.iter().filter(|id| !named.contains(&id.identity())).cloned().collect();
+        let gone: BTreeSet<_> = content.gone(&claimed).into_iter().cloned().collect();
         let mut own = share.inventory();
+        own.extend(claimed.iter().filter(|id| content.unplaced.contains(&anywhere(id))).cloned());
         own.extend(take_away(read, key, source, content, gone, &mut outcome).await);
         left = Arc::new(own);
     }
