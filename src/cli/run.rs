@@ -15,7 +15,7 @@ use crate::{
     adapters::cluster::{Cluster, Fence},
     api::read_workload_kinds,
     controllers::{self, Clients, Settings, lead::Candidate},
-    domain::workload::configure,
+    domain::{destination::PrivateHosts, workload::configure},
     telemetry::{
         LogFormat, Metrics,
         http::{PROBES, Readiness, Server, router},
@@ -52,6 +52,17 @@ pub(super) struct Args {
     /// apply with the operator's own rights
     #[arg(long, env = "COUNTERSIGN_APPLIER", value_name = "NAME")]
     applier: Option<String>,
+    /// Hosts that are not public, and that git sources outside of the operator's namespace may reach all the same: names as in
+    /// their URLs, addresses and ranges (git.example,10.1.2.3,10.0.0.0/8). What is link-local or serves metadata only its own
+    /// address opens, for all sources
+    #[arg(
+        long,
+        env = "COUNTERSIGN_PRIVATE_GIT_HOSTS",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "HOST,..."
+    )]
+    private_git_hosts: PrivateHosts,
     /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
     /// not served unless given
     #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
@@ -117,6 +128,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
         receiver_addr: args.receiver_addr,
         applier: args.applier,
+        private_git_hosts: args.private_git_hosts,
     };
     started.ready();
     let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 
 use crate::{
     adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
-    domain::workload::WorkloadId,
+    domain::{destination::PrivateHosts, workload::WorkloadId},
     telemetry::{Metrics, http::Readiness},
 };
 use memory::{Key, Memory};
@@ -51,6 +51,8 @@ pub struct Ctx {
     pub root: String,
     /// The service account of it that sources apply as which name none.
     pub applier: Option<String>,
+    /// Hosts that are not public, and that sources of every namespace may reach.
+    pub private_git_hosts: Arc<PrivateHosts>,
     /// What is counted.
     pub metrics: Metrics,
     /// What is loaded.

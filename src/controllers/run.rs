@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
-    domain::workload::WorkloadId,
+    domain::{destination::PrivateHosts, workload::WorkloadId},
     telemetry::{
         self, Metrics,
         http::{Readiness, Server},
@@ -43,6 +43,8 @@ pub struct Settings {
     pub pin_interval: Duration,
     /// The service account of the root namespace that sources of it apply as which name none; absent: the operator's rights.
     pub applier: Option<String>,
+    /// Hosts that are not public, and that sources of every namespace may reach.
+    pub private_git_hosts: PrivateHosts,
     /// Where pushes are received, if they are.
     pub receiver_addr: Option<SocketAddr>,
     /// How often what belongs to no workload is looked at, if at all.
@@ -99,6 +101,7 @@ pub async fn run(
         memory: Memory::default(),
         root: settings.root_namespace.clone(),
         applier: settings.applier.clone(),
+        private_git_hosts: Arc::new(settings.private_git_hosts.clone()),
         metrics,
         readiness,
         mirrors: Mirrors::new(&settings.cache_dir),

@@ -4,6 +4,7 @@ pub mod bare;
 pub mod blocked;
 pub mod condition;
 pub mod dependency;
+pub mod destination;
 pub mod drift;
 pub mod duration;
 pub mod guard;

@@ -103,6 +103,10 @@ const VALUES: &[(&str, &str)] = &[
         "resources: {requests: {cpu: 100m, memory: 256Mi}, limits: {memory: 1Gi}}",
         "resources: {{ toJson .Values.resources }}",
     ),
+    (
+        "{name: COUNTERSIGN_PRIVATE_GIT_HOSTS, value: \"\"}",
+        "{name: COUNTERSIGN_PRIVATE_GIT_HOSTS, value: {{ join \",\" .Values.privateGitHosts | quote }}}",
+    ),
     ("emptyDir: {sizeLimit: 5Gi}", "emptyDir: {sizeLimit: {{ .Values.cacheSize }}}"),
 ];
 
@@ -156,11 +160,18 @@ fn helm_renders_the_same_objects_as_kustomize() {
             .args(["lint", "--strict", "--kube-version", "1.33.0"])
             .arg(deploy("chart/countersign")),
     );
-    let other = by_identity(chart(&["image=registry.example/other@sha256:00", "replicas=3"]));
+    let other = by_identity(chart(&[
+        "image=registry.example/other@sha256:00",
+        "replicas=3",
+        "privateGitHosts={git.inside,10.0.0.0/8}",
+    ]));
     let deployment = &other[&("Deployment".to_owned(), "countersign".to_owned())];
     assert_eq!(deployment["spec"]["replicas"], 3);
     let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
     assert_eq!(image, "registry.example/other@sha256:00");
+    let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+    let hosts = env.iter().find(|variable| variable["name"] == "COUNTERSIGN_PRIVATE_GIT_HOSTS").unwrap();
+    assert_eq!(hosts["value"], "git.inside,10.0.0.0/8");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use countersign::adapters::git::{
 };
 use tempfile::TempDir;
 
-use crate::support::repo::{GitHttp, Manner, Repo, lose_object};
+use crate::support::repo::{GitHttp, Manner, Repo, lose_object, roots};
 
 const KEY: &str = "apps/source";
 const LONG: Duration = Duration::from_mins(1);
@@ -100,7 +100,8 @@ impl Setup {
 }
 
 fn remote(url: &str) -> Remote {
-    Remote { url: url.to_owned(), reference: Reference::Branch("main".to_owned()), credentials: None }
+    let (url, reference) = (url.to_owned(), Reference::Branch("main".to_owned()));
+    Remote { url, reference, credentials: None, destinations: roots() }
 }
 
 fn id(commit: &str) -> CommitId {

@@ -6,7 +6,7 @@ use std::{
     net::TcpListener,
     path::Path,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -21,8 +21,9 @@ use countersign::adapters::{
 use tempfile::TempDir;
 
 use crate::support::{
-    repo::{GitHttp, Manner, Repo},
+    repo::{GitHttp, Manner, Repo, roots},
     ssh::{Sshd, holds},
+    trap::Trap,
 };
 
 const KEY: &str = "apps/source";
@@ -44,6 +45,7 @@ impl Setup {
             url: url.to_owned(),
             reference: Reference::Branch("main".to_owned()),
             credentials: None,
+            destinations: roots(),
         };
         let mut setup = Self { cache, mirrors, remote };
         setup.with(keys);
@@ -90,35 +92,6 @@ fn https(login: impl Into<Option<Login>>, ca: Option<&[u8]>) -> Keys {
 
 fn encoded() -> String {
     STANDARD.encode(format!("ada:{PASSWORD}"))
-}
-
-/// A place where nobody should come: notes whatever does.
-struct Trap {
-    port: u16,
-    seen: Arc<Mutex<Vec<u8>>>,
-}
-
-impl Trap {
-    fn set() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let notes = Arc::clone(&seen);
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                notes.lock().unwrap().extend(b"somebody came: ");
-                stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-                let mut bytes = [0; 4096];
-                let read = stream.read(&mut bytes).unwrap_or(0);
-                notes.lock().unwrap().extend(&bytes[..read]);
-            }
-        });
-        Self { port, seen }
-    }
-
-    fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned()
-    }
 }
 
 /// The usual private repository, and what its owner is told when something is wrong.

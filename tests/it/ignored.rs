@@ -6,15 +6,22 @@ use countersign::adapters::git::{Bounds, Mirrors, Reference, Remote, Tree};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{repo::Repo, scene::Scene};
+use crate::support::{
+    repo::{Repo, roots},
+    scene::Scene,
+};
 
 async fn tree(repo: &Repo, paths: &[&str], bounds: Bounds) -> Tree {
     repo.commit("change");
     let cache = TempDir::new().unwrap();
     let mirrors = Mirrors::with_bounds(cache.path(), bounds);
     let url = repo.path().to_str().unwrap().to_owned();
-    let remote =
-        Remote { url, reference: Reference::Branch("main".to_owned()), credentials: Default::default() };
+    let remote = Remote {
+        url,
+        reference: Reference::Branch("main".to_owned()),
+        credentials: None,
+        destinations: roots(),
+    };
     let head = mirrors.fetch("a", &remote, Duration::from_secs(30)).await.unwrap();
     let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
     mirrors.read("a", &remote, move |mirror| mirror.tree(head.commit, &paths)).await.unwrap()

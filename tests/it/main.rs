@@ -15,6 +15,7 @@ mod controlplane;
 mod controlplane_tests;
 mod crds;
 mod deploy;
+mod destinations;
 mod faults;
 mod git;
 mod git_private;

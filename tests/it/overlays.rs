@@ -18,7 +18,10 @@ use countersign::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::{operator::kustomize, repo::Repo};
+use crate::support::{
+    operator::kustomize,
+    repo::{Repo, roots},
+};
 
 /// A repository, and what is kept between two reads of it.
 struct Reader {
@@ -47,8 +50,12 @@ impl Reader {
     async fn read_with(&self, paths: &[&str], kustomize: Kustomize) -> Content {
         self.repo.commit("change");
         let url = self.repo.path().to_str().unwrap().to_owned();
-        let remote =
-            Remote { url, reference: Reference::Branch("main".to_owned()), credentials: Default::default() };
+        let remote = Remote {
+            url,
+            reference: Reference::Branch("main".to_owned()),
+            credentials: None,
+            destinations: roots(),
+        };
         let head = self.mirrors.fetch("a", &remote, Duration::from_secs(30)).await.unwrap();
         let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
         let files = self.files.clone();

@@ -15,6 +15,7 @@ use crate::{
         operator::ROOT,
         repo::{GitHttp, Repo},
         scene::{SOON, Scene, ready, shared_plane},
+        trap::Trap,
     },
 };
 
@@ -276,6 +277,44 @@ async fn a_source_of_a_tenant_says_what_it_lacks() {
     tenant.follow(json!({})).await;
     tenant.says("Applied").await;
     assert!(tenant.scene.has_config("mine").await);
+}
+
+/// If this fails, whoever may write a source has the operator ask servers that only the operator reaches.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_of_a_tenant_connects_to_no_private_address_that_is_not_listed() {
+    let tenant = Tenant::new("inside").await;
+    let (inside, not_listed) = (Trap::set_at("127.0.0.2"), "127.0.0.2");
+    for url in [
+        format!("http://{not_listed}:{}/repo", inside.port),
+        format!("https://{not_listed}:{}/repo", inside.port),
+        format!("http://[::ffff:{not_listed}]:{}/repo", inside.port),
+        format!("http://169.254.169.254:{}/latest/meta-data/iam/security-credentials", inside.port),
+    ] {
+        tenant.follow(json!({"url": url})).await;
+        let status = tenant.says("AddressNotAllowed").await;
+        eventually("this very URL is told of", SOON, async || {
+            let (_, told) = ready(&serde_json::to_value(tenant.sources().get("team").await?)?)?;
+            let host = url::Url::parse(&url)?.host_str().unwrap().to_owned();
+            ensure!(told.contains(&host) && told.contains("--private-git-hosts"), "{told}: {status}");
+            Ok(())
+        })
+        .await;
+    }
+    assert_eq!(inside.seen(), "", "nobody came");
+    // What is listed is followed, and the root namespace may look where it wants.
+    tenant.repo.write("mine.yaml", &yaml(&config("mine", None)));
+    tenant.repo.commit("a file");
+    tenant.follow(json!({})).await;
+    tenant.says("Applied").await;
+    tenant.scene.follow(json!({"url": format!("http://{not_listed}:{}/repo", inside.port)})).await;
+    eventually("the operator came", SOON, async || {
+        ensure!(inside.seen().contains("GET /repo/info/refs"), "{}", inside.seen());
+        Ok(())
+    })
+    .await;
+    tenant.scene.follow(json!({"url": "http://169.254.169.254/latest"})).await;
+    let told = tenant.scene.source_says("AddressNotAllowed").await;
+    assert!(told.contains("that very address"), "{told}");
 }
 
 /// If this fails, what needs another source is applied before it, or waits for ever without a word.

@@ -1,8 +1,9 @@
 //! What can go wrong with git, and what it means for the caller.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, net::IpAddr, path::Path, time::Duration};
 
 use super::{CommitId, text::printable};
+use crate::domain::destination::Denied;
 
 /// Why a fetch or a read failed. No text holds credentials, queries of URLs, or control characters of strangers.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,16 @@ pub enum Error {
         url: String,
         /// What it said, made printable.
         what: String,
+    },
+    /// The host is where the source may not have this program connect to.
+    #[error("{url} is at {address}, {denied}")]
+    AddressNotAllowed {
+        /// The remote.
+        url: String,
+        /// What the host was resolved to, or what the URL names itself.
+        address: IpAddr,
+        /// Why not.
+        denied: Denied,
     },
     /// The proxy on the way wants other credentials.
     #[error(
@@ -248,6 +259,7 @@ impl Error {
             }
             Self::HostKeyRefused { .. } => "HostKeyRefused",
             Self::SshMissing { .. } => "SshMissing",
+            Self::AddressNotAllowed { .. } => "AddressNotAllowed",
             Self::RepositoryNotFound { .. } => "RepositoryNotFound",
             Self::RateLimited { .. } => "RateLimited",
             Self::Redirected { .. } => "Redirected",
@@ -290,6 +302,7 @@ impl Error {
             | Self::CredentialsRefused { .. }
             | Self::HostKeyRefused { .. }
             | Self::SshMissing { .. }
+            | Self::AddressNotAllowed { .. }
             | Self::ProxyRefused { .. }
             | Self::Forbidden { .. }
             | Self::RepositoryNotFound { .. }

@@ -11,7 +11,7 @@ use reqwest::{
     header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
 };
 use secrecy::ExposeSecret as _;
-use url::{Origin, Url};
+use url::{Host, Origin, Url};
 
 use super::{
     Error, credentials::Login, location::redacted, session::Session, text::printable_bytes,
@@ -91,7 +91,7 @@ impl Exchange {
             let url = below(&base, "info/refs", Some("service=git-upload-pack"));
             let request =
                 self.client.get(url.clone()).header(ACCEPT, ADVERTISEMENT).header(CACHE_CONTROL, "no-cache");
-            let response = self.wait(self.authorized(&url, request).send())?;
+            let response = self.send(&url, request)?;
             if response.status().is_redirection() {
                 base = self.redirected(&url, response.headers())?;
                 continue;
@@ -103,6 +103,17 @@ impl Exchange {
         }
         let to = redacted(&base);
         Err(Error::Redirected { url: self.session.url(), to })
+    }
+
+    /// Sends a request with the login, if it goes to where that belongs, and if it goes where it may.
+    fn send(&self, url: &Url, request: RequestBuilder) -> Result<Response, Error> {
+        // Addresses are not resolved; names are judged when they are.
+        match url.host() {
+            Some(Host::Ipv4(address)) => self.session.allow(address.into())?,
+            Some(Host::Ipv6(address)) => self.session.allow(address.into())?,
+            Some(Host::Domain(_)) | None => {}
+        }
+        wait(&self.session, self.authorized(url, request).send())
     }
 
     /// A request with the login, if it goes to where that belongs.
@@ -199,7 +210,7 @@ impl Exchange {
             let url = below(&base, "git-upload-pack", None);
             let request = self.client.post(url.clone()).header(ACCEPT, RESULT);
             let request = request.header(CONTENT_TYPE, "application/x-git-upload-pack-request").body(body);
-            let response = self.wait(self.authorized(&url, request).send())?;
+            let response = self.send(&url, request)?;
             if response.status().is_redirection() {
                 let to = response.headers().get(LOCATION).map(|value| printable_bytes(value.as_bytes()));
                 let to = to.and_then(|to| base.join(&to).ok()).map(|to| redacted(&to)).unwrap_or_default();
@@ -222,16 +233,13 @@ impl Exchange {
         }
         Ok(chunk.to_vec())
     }
-
-    fn wait<T>(&self, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Error> {
-        wait(&self.session, work)
-    }
 }
 
 fn wait<T>(session: &Session, work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Error> {
     session.wait(work)?.map_err(|error| {
         // The URL in reqwest's text has our query, and would stand there twice.
-        Error::Unreachable { url: session.url(), source: error.without_url() }
+        let unreachable = || Error::Unreachable { url: session.url(), source: error.without_url() };
+        session.take_failure().unwrap_or_else(unreachable)
     })
 }
 

@@ -15,6 +15,7 @@ use super::{
     credentials::{Channel, ClientCertificate},
     exchange::Exchange,
     location::Location,
+    resolve::Resolver,
     session::Session,
     transport::{current, give_up, never_pushes},
 };
@@ -48,10 +49,11 @@ impl Http {
 }
 
 /// Redirects are ours to judge. A login goes into the requests, never into the client.
-fn client(session: &Session) -> Result<Client, Error> {
+fn client(session: &Arc<Session>) -> Result<Client, Error> {
     let mut builder = Client::builder()
         .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
         .redirect(redirect::Policy::none())
+        .dns_resolver(Arc::new(Resolver(Arc::clone(session))))
         .connect_timeout(CONNECT);
     let Some(keys) = session.https_keys() else {
         return builder.build().map_err(|source| Error::Unreachable { url: session.url(), source });

@@ -6,6 +6,9 @@ use url::{Host, Url};
 
 use super::{Error, text::printable};
 
+/// Where ssh servers are, unless something else is said.
+const SSH: u16 = 22;
+
 /// A checked URL. Its text form is fit for errors and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Location {
@@ -26,6 +29,19 @@ pub(super) struct SshAddress {
     pub path: String,
     /// As it was written.
     text: String,
+}
+
+impl SshAddress {
+    /// The port that is connected to.
+    pub fn port(&self) -> u16 {
+        self.port.unwrap_or(SSH)
+    }
+
+    /// What the host key stands under in `known_hosts`.
+    pub fn known_as(&self) -> String {
+        let host = self.host.to_ascii_lowercase();
+        if self.port() == SSH { host } else { format!("[{host}]:{}", self.port()) }
+    }
 }
 
 impl Location {
@@ -209,6 +225,17 @@ mod tests {
             let Location::Ssh(address) = location else { panic!("{text}") };
             let read = (&*address.user, &*address.host, address.port, &*address.path);
             assert_eq!(read, (user, host, port, path), "{text}");
+        }
+        // As ssh writes it.
+        for (text, name) in [
+            ("git@Git.Example:a", "git.example"),
+            ("ssh://git@git.example:22/a", "git.example"),
+            ("ssh://git@git.example:2222/a", "[git.example]:2222"),
+            ("ssh://git@[::1]:2222/a", "[::1]:2222"),
+            ("git@[::1]:a", "::1"),
+        ] {
+            let Ok(Location::Ssh(address)) = Location::parse(text) else { panic!("{text}") };
+            assert_eq!(address.known_as(), name, "{text}");
         }
     }
 

@@ -14,6 +14,7 @@
 //! | `session.rs` | one fetch: its deadline, its caps, why it failed |
 //! | `location.rs`, `credentials.rs` | a checked URL; what opens what is there |
 //! | `smart.rs`, `transport.rs`, `advertised.rs` | fetching over libgit2's protocol; what our transports below it share |
+//! | `resolve.rs` | from a host to the addresses that may be connected to |
 //! | `http.rs`, `exchange.rs` | the transport for HTTP(S); one request |
 //! | `ssh.rs`, `ssh_program.rs` | the transport for SSH; the program that it runs |
 //! | `local.rs` | fetching from a repository on this machine |
@@ -35,6 +36,7 @@ mod lookup;
 mod mirror;
 mod packs;
 mod remote;
+mod resolve;
 mod session;
 mod setup;
 mod smart;

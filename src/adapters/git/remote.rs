@@ -3,7 +3,10 @@
 use std::{fmt, sync::Arc};
 
 use super::{Credentials, Error, text::printable};
-use crate::domain::version::{InvalidRange, Range};
+use crate::domain::{
+    destination::Destinations,
+    version::{InvalidRange, Range},
+};
 
 /// A repository and what to take from it.
 #[derive(Clone, Debug)]
@@ -15,6 +18,8 @@ pub struct Remote {
     pub reference: Reference,
     /// What opens it, if it is private or not trusted by the system's authorities.
     pub credentials: Option<Arc<Credentials>>,
+    /// Which addresses may be connected to.
+    pub destinations: Destinations,
 }
 
 /// What to resolve to a commit.

@@ -4,6 +4,7 @@
 //! callbacks note the reason here, and whoever called libgit2 finds it when the call returns.
 
 use std::{
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,6 +25,7 @@ use super::{
     remote::Wanted,
     text::printable,
 };
+use crate::domain::destination::Destinations;
 
 /// The list of references, and what the server says before it sends the pack: libgit2 keeps these in memory.
 const BEFORE_THE_PACK: u64 = 64 << 20;
@@ -54,6 +56,7 @@ pub(super) struct Session {
     pub location: Location,
     pub reference: Reference,
     pub credentials: Option<Arc<Credentials>>,
+    destinations: Destinations,
     /// Where files may be written that only this fetch reads.
     pub private: PathBuf,
     pub bounds: Bounds,
@@ -82,11 +85,12 @@ impl Session {
         deadline: Instant,
         cancel: CancellationToken,
     ) -> Self {
-        let Remote { url: _, reference, credentials } = remote;
+        let Remote { url: _, reference, credentials, destinations } = remote;
         Self {
             location,
             reference: reference.clone(),
             credentials: credentials.clone(),
+            destinations: destinations.clone(),
             private,
             bounds,
             runtime: Handle::current(),
@@ -104,6 +108,21 @@ impl Session {
 
     pub fn url(&self) -> String {
         self.location.to_string()
+    }
+
+    /// The host that is connected to, as it stands in the URL.
+    pub fn host(&self) -> Option<&str> {
+        match &self.location {
+            Location::Http(url) => url.host_str(),
+            Location::Ssh(address) => Some(&address.host),
+            Location::Local(_) => None,
+        }
+    }
+
+    /// Whether to connect to an address of the host.
+    pub fn allow(&self, address: IpAddr) -> Result<(), Error> {
+        let allowed = self.destinations.allow(self.host().unwrap_or_default(), address);
+        allowed.map_err(|denied| Error::AddressNotAllowed { url: self.url(), address, denied })
     }
 
     pub fn wanted(&self) -> Result<Wanted, Error> {
@@ -295,6 +314,7 @@ mod tests {
                 secret: "apps/git".to_owned(),
                 keys: Keys::Https(keys),
             })),
+            destinations: Destinations::new(true, Arc::default()),
         };
         let location = Location::parse(url).unwrap();
         let timeout = Duration::from_mins(1);

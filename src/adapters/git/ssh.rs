@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -10,8 +11,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{
     Error, advertised,
-    credentials::Keys,
-    location::Location,
+    credentials::{Keys, SshKeys},
+    location::{Location, SshAddress},
+    resolve,
     session::Session,
     ssh_program::Program,
     transport::{current, give_up, never_pushes},
@@ -62,7 +64,26 @@ impl Conversation {
         let (Location::Ssh(address), Some(Keys::Ssh(keys))) = (&session.location, keys) else {
             return Err(Error::NoCredentials { url: session.url() });
         };
-        let program = Program::start(session, address, keys)?;
+        let found = resolve::of_ssh(session, &address.host, address.port())?;
+        let mut found = found.iter().map(SocketAddr::ip).peekable();
+        // The program would try them one after the other, too, if it knew more than one.
+        while let Some(at) = found.next() {
+            match Self::begin_at(session, at, address, keys) {
+                Err(Error::SshFailed { .. }) if found.peek().is_some() => {}
+                begun => return begun,
+            }
+        }
+        let what = format!("{} has no address", address.host);
+        Err(Error::SshFailed { url: session.url(), what })
+    }
+
+    fn begin_at(
+        session: &Arc<Session>,
+        at: IpAddr,
+        address: &SshAddress,
+        keys: &SshKeys,
+    ) -> Result<Self, Error> {
+        let program = Program::start(session, at, address, keys)?;
         let mut begun =
             Self { session: Arc::clone(session), program, asked: false, rest: io::Cursor::new(Vec::new()) };
         let mut start = Vec::new();

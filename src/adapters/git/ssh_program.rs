@@ -6,6 +6,7 @@
 use std::{
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write as _},
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Stdio,
@@ -46,6 +47,7 @@ const OPTIONS: &[&str] = &[
     "UpdateHostKeys=no",
     "VerifyHostKeyDNS=no",
     "CanonicalizeHostname=no",
+    "CheckHostIP=no",
     "IdentityFile=identity",
     "IdentitiesOnly=yes",
     "IdentityAgent=none",
@@ -77,12 +79,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    pub fn start(session: &Session, address: &SshAddress, keys: &SshKeys) -> Result<Self, Error> {
+    /// Starts it, towards one address of the host: whatever else the host's name means, nothing is asked again.
+    pub fn start(session: &Session, at: IpAddr, address: &SshAddress, keys: &SshKeys) -> Result<Self, Error> {
         let _runtime = session.runtime.enter();
         let files = Files::write(&session.private, keys)
             .map_err(|source| Error::storage("write the ssh key below", &session.private, source))?;
         let mut command = Command::new("ssh");
-        command.args(arguments(address, keys)).current_dir(&files.0).kill_on_drop(true);
+        command.args(arguments(at, address, keys)).current_dir(&files.0).kill_on_drop(true);
         command.env_clear().env("LC_ALL", "C").env("PATH", std::env::var_os("PATH").unwrap_or_default());
         if keys.passphrase.is_some() {
             command.env("SSH_ASKPASS", format!("./{ASKPASS}")).env("SSH_ASKPASS_REQUIRE", "force");
@@ -113,17 +116,17 @@ impl Program {
     }
 }
 
-fn arguments(address: &SshAddress, keys: &SshKeys) -> Vec<String> {
+fn arguments(at: IpAddr, address: &SshAddress, keys: &SshKeys) -> Vec<String> {
     let mut arguments: Vec<String> = ["-F", "none", "-T", "-a", "-x"].map(str::to_owned).into();
     // In batch mode nobody is asked for anything, not even our own program for the passphrase.
     let batch = if keys.passphrase.is_some() { "BatchMode=no" } else { "BatchMode=yes" };
     for option in OPTIONS.iter().chain(&[batch]) {
         arguments.extend(["-o".to_owned(), (*option).to_owned()]);
     }
-    if let Some(port) = address.port {
-        arguments.extend(["-p".to_owned(), port.to_string()]);
-    }
-    arguments.extend(["-l".to_owned(), address.user.clone(), "--".to_owned(), address.host.clone()]);
+    // The key must be the one of the name, wherever that leads.
+    arguments.extend(["-o".to_owned(), format!("HostKeyAlias={}", address.known_as())]);
+    arguments.extend(["-p".to_owned(), address.port().to_string()]);
+    arguments.extend(["-l".to_owned(), address.user.clone(), "--".to_owned(), at.to_string()]);
     // The remote's shell reads this. An address holds nothing that could end the quotes.
     arguments.push(format!("git-upload-pack '{}'", address.path));
     arguments
@@ -242,10 +245,12 @@ mod tests {
     /// Nothing of the address may come where ssh looks for options.
     #[test]
     fn the_address_stands_behind_all_options() {
-        let arguments = arguments(&address("ssh://git@git.example:2222/shop/a.git"), &keys(None));
+        let address = address("ssh://git@git.example:2222/shop/a.git");
+        let arguments = arguments("10.1.2.3".parse().unwrap(), &address, &keys(None));
         let end = arguments.iter().position(|argument| argument == "--").unwrap();
-        assert_eq!(&arguments[end..], ["--", "git.example", "git-upload-pack '/shop/a.git'"]);
+        assert_eq!(&arguments[end..], ["--", "10.1.2.3", "git-upload-pack '/shop/a.git'"]);
         assert_eq!(&arguments[end - 4..end], ["-p", "2222", "-l", "git"]);
+        assert!(arguments.contains(&"HostKeyAlias=[git.example]:2222".to_owned()));
         assert!(arguments.starts_with(&["-F".to_owned(), "none".to_owned()]));
         assert!(arguments.contains(&"BatchMode=yes".to_owned()));
         for option in

@@ -36,6 +36,7 @@ use crate::{
     },
     api::GitSource,
     domain::{
+        destination::Destinations,
         inventory::Inventory,
         plan::Manifest,
         reach::{Asked, Reach, Refusal, reach},
@@ -278,7 +279,7 @@ fn reach_of(ctx: &Ctx, source: &GitSource) -> Result<Reach, Refusal> {
 }
 
 /// Without credentials: enough to read what was fetched before.
-fn remote(source: &GitSource) -> Remote {
+fn remote(ctx: &Ctx, source: &GitSource) -> Remote {
     let named = &source.spec.reference;
     let reference = match (&named.branch, &named.tag, &named.semver, &named.commit) {
         (Some(branch), _, _, _) => Reference::Branch(branch.clone()),
@@ -286,5 +287,7 @@ fn remote(source: &GitSource) -> Remote {
         (None, None, Some(range), _) => Reference::Semver(range.clone()),
         (None, None, None, commit) => Reference::Commit(commit.clone().unwrap_or_default()),
     };
-    Remote { url: source.spec.url.clone(), reference, credentials: None }
+    let of_root = source.namespace().as_ref() == Some(&ctx.root);
+    let destinations = Destinations::new(of_root, Arc::clone(&ctx.private_git_hosts));
+    Remote { url: source.spec.url.clone(), reference, credentials: None, destinations }
 }

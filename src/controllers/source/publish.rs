@@ -134,7 +134,7 @@ pub async fn recover(ctx: &Ctx, source: &GitSource) {
     let known = kept.published.is_some() || source.spec.suspend;
     let Some(last) = last.and_then(|commit| commit.parse().ok()).filter(|_| !known) else { return };
     let Ok(reach) = reach_of(ctx, source) else { return };
-    let (name, remote) = (mirror_key(key), remote(source));
+    let (name, remote) = (mirror_key(key), remote(ctx, source));
     let read = Reading {
         ctx,
         name: &name,

@@ -49,7 +49,7 @@ pub(super) async fn sync(
     source: &GitSource,
     reach: &Reach,
 ) -> Result<Verdict, Failure> {
-    let remote = Remote { credentials: credentials::read(ctx, source).await?, ..remote(source) };
+    let remote = Remote { credentials: credentials::read(ctx, source).await?, ..remote(ctx, source) };
     let name = mirror_key(key);
     let head = ctx.mirrors.fetch(&name, &remote, time_for(source)).await.map_err(Error::Git)?;
     let last = source.status.as_ref().and_then(|status| status.last_applied_commit.clone());

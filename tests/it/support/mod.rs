@@ -6,3 +6,4 @@ pub mod repo;
 pub mod scene;
 pub mod ssh;
 pub mod story;
+pub mod trap;

@@ -127,6 +127,8 @@ impl<'a> Operator<'a> {
             .env("COUNTERSIGN_METRICS_ADDR", format!("127.0.0.1:{}", self.metrics_port))
             .env("COUNTERSIGN_RECEIVER_ADDR", format!("127.0.0.1:{}", self.receiver_port))
             .env("COUNTERSIGN_PIN_INTERVAL_SECONDS", "0")
+            // Where the git servers of tests are; nothing else on this machine is opened to tenants.
+            .env("COUNTERSIGN_PRIVATE_GIT_HOSTS", "127.0.0.1")
             .env("COUNTERSIGN_BARE_INTERVAL_SECONDS", "1")
             .env("COUNTERSIGN_LOG", "countersign=debug,info")
             .envs(self.settings.iter().map(|(variable, value)| (variable, value)));

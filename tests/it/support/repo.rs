@@ -19,6 +19,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use countersign::domain::destination::Destinations;
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
@@ -160,6 +161,11 @@ fn output(command: &mut Command, input: &[u8]) -> Output {
     let output = child.wait_with_output().unwrap();
     writer.join().unwrap().unwrap();
     output
+}
+
+/// Where a source of the root namespace may connect to: private addresses too.
+pub fn roots() -> Destinations {
+    Destinations::new(true, Arc::default())
 }
 
 /// How a server treats the requests that come next.
