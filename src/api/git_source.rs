@@ -35,6 +35,7 @@ use crate::domain::duration::Duration;
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Status", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message"),
     printcolumn(name = "Commit", type_ = "string", json_path = ".status.lastAppliedCommit", description = "The commit that was applied last"),
+    printcolumn(name = "Tag", type_ = "string", json_path = ".status.lastAppliedTag", description = "The tag of the version that was applied last", priority = 1),
     printcolumn(name = "Suspended", type_ = "boolean", json_path = ".spec.suspend", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -220,10 +221,18 @@ pub struct GitSourceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub last_attempted_commit: Option<String>,
+    /// The tag by which it was chosen from the range in spec.ref.semver. Absent: the source follows something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub last_attempted_tag: Option<String>,
     /// The commit that was applied last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = schema::COMMIT))]
     pub last_applied_commit: Option<String>,
+    /// The tag by which it was chosen from the range in spec.ref.semver. Absent: the source follows something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub last_applied_tag: Option<String>,
     /// The value of the annotation countersign.dev/accept-commit that was acted on last. It passes nothing more;
     /// who removes the annotation and sets it again accepts anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]

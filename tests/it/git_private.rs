@@ -427,18 +427,23 @@ async fn the_highest_version_of_a_range_is_followed() {
         let mut setup = Setup::new(url, None);
         let mut highest = async |range: &str| {
             setup.remote.reference = Reference::Semver(range.to_owned());
-            setup.fetch().await.map(|head| head.commit.to_string())
+            setup.fetch().await.map(|head| (head.commit.to_string(), head.tag.unwrap()))
         };
-        assert_eq!(highest(">=1.2.0 <2.0.0").await.unwrap(), commits[2], "{url}");
-        assert_eq!(highest("~1.9").await.unwrap(), commits[1], "{url}");
-        assert_eq!(highest(">=2.0.0-rc.0").await.unwrap(), commits[3], "{url}");
+        for (range, n, tag) in
+            [(">=1.2.0 <2.0.0", 2, "1.10.0"), ("~1.9", 1, "v1.9.0"), (">=2.0.0-rc.0", 3, "v2.0.0-rc.1")]
+        {
+            assert_eq!(highest(range).await.unwrap(), (commits[n].clone(), tag.to_owned()), "{url}");
+        }
         let error = highest(">=2").await.unwrap_err();
         assert_eq!(error.reason(), "ReferenceNotFound");
         assert!(error.to_string().contains("range >=2"), "{error}");
         assert_eq!(highest("newest").await.unwrap_err().reason(), "InvalidReference");
         repo.git(&["tag", "v1.11.0", &commits[4]]);
-        assert_eq!(highest("1").await.unwrap(), commits[4], "{url}: a new tag");
+        let newest = (commits[4].clone(), "v1.11.0".to_owned());
+        assert_eq!(highest("1").await.unwrap(), newest, "{url}: a new tag");
         repo.git(&["tag", "-d", "v1.11.0"]);
+        setup.remote.reference = Reference::Tag("v1.9.0".to_owned());
+        assert_eq!(setup.fetch().await.unwrap().tag, None, "nothing is chosen");
     }
 }
 

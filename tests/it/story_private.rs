@@ -92,18 +92,38 @@ async fn a_source_follows_versions_over_ssh() {
         scene.repo.git(&["tag", tag]);
         commit
     };
-    release(0, "v1.0.0");
+    let tags = async || {
+        let status = scene.sources().get(&scene.source).await.unwrap().status.unwrap();
+        (status.last_attempted_tag, status.last_applied_tag)
+    };
+    let tag = |tag: &str| Some(tag.to_owned());
+    assert_eq!(tags().await, (None, None), "it follows a branch");
+    let first = release(0, "v1.0.0");
     scene
         .follow(json!({
             "url": sshd.url(scene.repo.path()), "secretRef": {"name": scene.source}, "ref": {"semver": ">=1.0.0 <2.0.0"},
         }))
         .await;
     scene.runs("Deployment", "cart", &scene.pin(0)).await;
-    release(1, "v1.1.0");
+    eventually("the version is told", SOON, async || {
+        let told = scene.source_says("Applied").await;
+        anyhow::ensure!(told.starts_with(&format!("applied v1.0.0 ({}): ", &first[..12])), "{told}");
+        Ok(())
+    })
+    .await;
+    assert_eq!(tags().await, (tag("v1.0.0"), tag("v1.0.0")));
+    let second = release(1, "v1.1.0");
     release(2, "v2.0.0");
     scene.poke().await;
     scene.runs("Deployment", "cart", &scene.pin(1)).await;
-    scene.synced().await;
+    let told = scene.source_says("Applied").await;
+    assert!(told.starts_with(&format!("applied v1.1.0 ({}): ", &second[..12])), "{told}");
+    assert_eq!(tags().await, (tag("v1.1.0"), tag("v1.1.0")));
+    // The same commit under a newer name is a newer version.
+    scene.repo.git(&["tag", "v1.1.1", "v1.1.0"]);
+    scene.poke().await;
+    assert_eq!(tags().await, (tag("v1.1.1"), tag("v1.1.1")));
+    scene.repo.git(&["tag", "-d", "v1.1.1"]);
 
     // A tag that goes away leaves an older one: no way back but by a person.
     let applied = scene.repo.git(&["rev-parse", "v1.1.0"]);
@@ -111,6 +131,11 @@ async fn a_source_follows_versions_over_ssh() {
     scene.poke().await;
     let told = scene.source_says("HistoryRewritten").await;
     assert!(told.contains(&applied), "{told}");
+    assert_eq!(
+        tags().await,
+        (tag("v1.0.0"), tag("v1.1.1")),
+        "what is held back is told apart from what runs"
+    );
     scene.runs("Deployment", "cart", &scene.pin(1)).await;
 
     // Only the key that is pinned is believed.

@@ -22,9 +22,7 @@ pub(super) fn fetch(repository: &Repository, session: &Session, path: &Path) -> 
         Wanted::Name(name) => named(&remote, session, &name)?,
         Wanted::Highest(range) => {
             let tags = tags(&remote).map_err(|error| session.unusable(&error))?;
-            let tag = range.highest(tags.iter().map(String::as_str));
-            let tag = tag.ok_or_else(|| session.reference_not_found())?;
-            named(&remote, session, &format!("refs/tags/{tag}"))?
+            named(&remote, session, &session.choose_tag(&range, tags.iter().map(String::as_str))?)?
         }
         Wanted::Commit(oid) => oid,
     };

@@ -239,7 +239,8 @@ fn update(repository: &Repository, shared: &Shared, session: &Arc<Session>) -> R
     if let Err(error) = packs::merge(repository, session, |remove| shared.unless_read(remove)) {
         tracing::debug!(error = &error as &dyn std::error::Error, "the packs of a git mirror are not merged");
     }
-    head(repository, commit).map_err(broken)
+    let head = head(repository, commit).map_err(broken)?;
+    Ok(Head { tag: session.tag(), ..head })
 }
 
 /// Fetches history behind where the mirror ends.
@@ -295,7 +296,7 @@ fn note(repository: &Repository, commit: Oid, earlier: &[Oid]) -> Result<(), git
 fn head(repository: &Repository, oid: Oid) -> Result<Head, git2::Error> {
     let commit = repository.find_commit(oid)?;
     let summary = printable_bytes(commit.summary_bytes().unwrap_or_default());
-    Ok(Head { commit: CommitId(oid), time: time(&commit), summary })
+    Ok(Head { commit: CommitId(oid), time: time(&commit), summary, tag: None })
 }
 
 /// The committer's time. Git stores any number; one outside of the calendar becomes its nearest end.

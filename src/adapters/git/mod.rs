@@ -127,6 +127,8 @@ pub struct Head {
     pub time: Timestamp,
     /// The first line of the message: printable and short, but still a stranger's words.
     pub summary: String,
+    /// The tag that was chosen, if a range of versions is followed.
+    pub tag: Option<String>,
 }
 
 /// The mirrors of all sources, below one cache directory.

@@ -25,7 +25,7 @@ use super::{
     remote::Wanted,
     text::printable,
 };
-use crate::domain::destination::Destinations;
+use crate::domain::{destination::Destinations, version::Range};
 
 /// The list of references, and what the server says before it sends the pack: libgit2 keeps these in memory.
 const BEFORE_THE_PACK: u64 = 64 << 20;
@@ -68,6 +68,8 @@ pub(super) struct Session {
     capabilities: Mutex<String>,
     /// The list of references, if it is looked at here.
     advertised: Mutex<Vec<u8>>,
+    /// The tag that was chosen from a range of versions.
+    tag: Mutex<Option<String>>,
     timeout: Duration,
     failure: Mutex<Option<Error>>,
     received: AtomicU64,
@@ -98,6 +100,7 @@ impl Session {
             cancel,
             capabilities: Mutex::default(),
             advertised: Mutex::default(),
+            tag: Mutex::default(),
             timeout,
             failure: Mutex::default(),
             received: AtomicU64::new(0),
@@ -180,11 +183,26 @@ impl Session {
         }
     }
 
-    /// The name of the tag that `choose` takes from all that the remote lists.
-    pub fn choose_tag(&self, choose: impl Fn(Vec<&str>) -> Option<&str>) -> Result<String, Error> {
+    /// The reference of the tag of the highest version in a range, from all that the remote lists.
+    pub fn choose_listed_tag(&self, range: &Range) -> Result<String, Error> {
         let list = self.advertised.lock().unwrap_or_else(PoisonError::into_inner);
-        let tag = choose(advertised::tags(&list)).ok_or_else(|| self.reference_not_found())?;
+        self.choose_tag(range, advertised::tags(&list))
+    }
+
+    /// The same from these, and notes the tag.
+    pub fn choose_tag<'a>(
+        &self,
+        range: &Range,
+        tags: impl IntoIterator<Item = &'a str>,
+    ) -> Result<String, Error> {
+        let tag = range.highest(tags).ok_or_else(|| self.reference_not_found())?;
+        *self.tag.lock().unwrap_or_else(PoisonError::into_inner) = Some(tag.to_owned());
         Ok(format!("refs/tags/{tag}"))
+    }
+
+    /// The tag that was chosen.
+    pub fn tag(&self) -> Option<String> {
+        self.tag.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn reference_not_found(&self) -> Error {

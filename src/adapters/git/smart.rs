@@ -24,7 +24,7 @@ pub(super) fn fetch(repository: &Repository, session: &Arc<Session>, depth: Dept
     let transfer = Transfer { repository, session, depth };
     match session.wanted()? {
         Wanted::Name(name) => transfer.reference(|| Ok(name.clone())),
-        Wanted::Highest(range) => transfer.reference(|| session.choose_tag(|tags| range.highest(tags))),
+        Wanted::Highest(range) => transfer.reference(|| session.choose_listed_tag(&range)),
         Wanted::Commit(oid) => transfer.commit(oid),
     }
 }

@@ -117,7 +117,7 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
     let share = share(&read.ctx.memory.read(), &read.ctx.root, key, &content);
     let workload = |item: &&Item| Stage::of(item) == Stage::Workloads;
     let items: Vec<&Item> = share.items.into_iter().filter(workload).collect();
-    let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new() };
+    let head = Head { commit, time: Timestamp::UNIX_EPOCH, summary: String::new(), tag: None };
     // Nothing is pruned here, so nothing is given up either: that is for a sync to decide.
     publish(read, key, &items, &head, None).await.map_err(Error::Git)?;
     Ok(())

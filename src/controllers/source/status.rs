@@ -42,6 +42,8 @@ pub(super) struct Verdict {
     conditions: Vec<Condition>,
     /// The commit that was looked at.
     attempted: Option<String>,
+    /// The tag by which it was chosen.
+    tag: Option<String>,
     /// What was applied; absent: nothing new.
     applied: Option<Applied>,
     held: Held,
@@ -107,6 +109,7 @@ impl Verdict {
             retry: false,
             conditions,
             attempted: None,
+            tag: None,
             applied: None,
             held: Held::AsBefore,
             accepted: None,
@@ -135,6 +138,7 @@ impl Verdict {
             outcome: SyncOutcome::HeldBack,
             retry: outcome.retry,
             attempted: Some(commit.clone()),
+            tag: head.tag.clone(),
             held: Held::Back(WireHeldBack {
                 commit,
                 reason: held.reason.to_owned(),
@@ -149,18 +153,22 @@ impl Verdict {
 
     pub fn applied(head: &Head, objects: usize, workloads: usize, skipped: usize, outcome: Outcome) -> Self {
         let (commit, problems) = (head.commit.to_string(), outcome.problems);
+        let what = match &head.tag {
+            Some(tag) => format!("{tag} ({})", short(&commit)),
+            None => short(&commit).to_owned(),
+        };
         let ready = if let Some(first) = problems.first() {
-            let message =
-                format!("commit {}: {} problems; the first: {first}", short(&commit), problems.len());
+            let message = format!("commit {what}: {} problems; the first: {first}", problems.len());
             Condition::new(READY, Status::False, "ProblemsFound", message)
         } else {
-            let message = format!("applied {}: {objects} objects, {workloads} workloads", short(&commit));
+            let message = format!("applied {what}: {objects} objects, {workloads} workloads");
             Condition::new(READY, Status::True, "Applied", message)
         };
         Self {
             outcome: if outcome.written > 0 { SyncOutcome::Applied } else { SyncOutcome::Unchanged },
             retry: outcome.retry,
             attempted: Some(commit.clone()),
+            tag: head.tag.clone(),
             applied: Some(Applied { commit, objects, workloads, skipped }),
             held: Held::Free,
             problems,
@@ -236,12 +244,14 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     };
     if let Some(attempted) = &verdict.attempted {
         status.last_attempted_commit = Some(attempted.clone());
+        status.last_attempted_tag.clone_from(&verdict.tag);
         status.problem_count = Some(u32::try_from(verdict.problems.len()).unwrap_or(u32::MAX));
         status.problems = verdict.problems.iter().take(LISTED).map(wire).collect();
     }
     if let Some(applied) = &verdict.applied {
         let count = |count: usize| Some(u32::try_from(count).unwrap_or(u32::MAX));
         status.last_applied_commit = Some(applied.commit.clone());
+        status.last_applied_tag.clone_from(&verdict.tag);
         status.objects = count(applied.objects);
         status.workloads = count(applied.workloads);
         status.skipped_documents = count(applied.skipped);

@@ -154,7 +154,7 @@ async fn apply_again(
     if takes_too_much(read.ctx, source, key, &content, None).is_some() {
         return Outcome::default();
     }
-    let before = Head { commit: last, time: head.time, summary: String::new() };
+    let before = Head { commit: last, time: head.time, summary: String::new(), tag: None };
     match apply_all(read, key, source, &content, &before).await {
         Ok(verdict) => Outcome { retry: verdict.retry, ..Outcome::default() },
         Err(error) => failed(&error, chain(&error)),
