@@ -19,7 +19,7 @@ use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, id_of},
     api::{REVOCATION_FIELD_MANAGER, ReleaseHistory, annotation::FORGET_REVOCATION},
-    controllers::source::{apply::revocation, inventory},
+    controllers::source::{inventory, revocation::revocation},
     domain::ownership::MANAGER,
 };
 

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, Error, id_of},
-    controllers::source::apply::FINALIZER,
+    controllers::source::revocation::FINALIZER,
     domain::inventory::ObjectId,
 };
 

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use super::{Shared, memory::Key, queue::Next, source::apply::FINALIZER};
+use super::{Shared, memory::Key, queue::Next, source::revocation::FINALIZER};
 use crate::{
     api::REVOCATION_FIELD_MANAGER,
     telemetry::metrics::{Controller, Stage},

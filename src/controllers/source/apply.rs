@@ -9,10 +9,13 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::content::{Item, Problem};
+use super::{
+    content::{Item, Problem},
+    revocation::{is_forgotten, revocation},
+};
 use crate::{
     adapters::cluster::{Cluster, Error, id_of},
-    api::{REVOCATION_FIELD_MANAGER, annotation::FORGET_REVOCATION},
+    api::REVOCATION_FIELD_MANAGER,
     controllers::{Ctx, memory::Key},
     domain::{
         drift::{Applied, in_step},
@@ -26,8 +29,6 @@ use crate::{
 /// The labels on everything a source applies.
 pub(super) const SOURCE_NAME: &str = "countersign.dev/source-name";
 pub(super) const SOURCE_NAMESPACE: &str = "countersign.dev/source-namespace";
-/// On an `ApprovedImage` that carries a revocation: it goes on counting when it is deleted.
-pub const FINALIZER: &str = "countersign.dev/revocation";
 /// How many writes of one source are under way at once.
 pub(super) const CONCURRENCY: usize = 16;
 
@@ -302,28 +303,6 @@ fn said(item: &Item, error: &Error) -> String {
         }
         Some(_) | None => error.explain(),
     }
-}
-
-/// The part of an `ApprovedImage` that is applied under the revocation's own manager; `None` where nothing is revoked.
-pub fn revocation(object: &Value) -> Option<Value> {
-    // Asked of every object of a commit.
-    let spec = object.get("spec").filter(|_| object["kind"] == "ApprovedImage")?;
-    let revocation = spec.get("revocation")?;
-    let id = id_of(object);
-    if id.group() != crate::api::GROUP {
-        return None;
-    }
-    Some(json!({
-        "apiVersion": id.api_version, "kind": id.kind,
-        "metadata": {"name": id.name, "namespace": id.namespace, "finalizers": [FINALIZER]},
-        "spec": {"image": spec["image"], "digest": spec["digest"], "revocation": revocation},
-    }))
-}
-
-fn is_forgotten(object: &Value) -> bool {
-    let said =
-        object.pointer("/metadata/annotations").and_then(|annotations| annotations.get(FORGET_REVOCATION));
-    said.is_some() && said == object.pointer("/spec/digest")
 }
 
 /// The order of a sync: what others need comes first; revocations before approvals.

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use super::{apply::revocation, overlay};
+use super::{overlay, revocation::revocation};
 use crate::{
     adapters::{
         cluster::id_of,

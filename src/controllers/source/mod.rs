@@ -1,6 +1,6 @@
 //! One git source: fetch, hold back what a person must see first, apply in order, prune.
 
-pub mod apply;
+mod apply;
 mod claim;
 pub mod content;
 mod credentials;
@@ -11,6 +11,7 @@ mod overlay;
 mod place;
 mod prune;
 mod publish;
+pub mod revocation;
 mod status;
 mod successor;
 mod sync;
