@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use crate::domain::{
     manifest::{Limits, documents},
-    workload::{Check, Kind, Path, Progress, Proof},
+    pods::is_label_word,
+    workload::{Check, Kind, NewestPods, Path, Progress, Proof},
 };
 
 /// Kinds of one file, at most.
@@ -45,6 +46,17 @@ struct Rollout {
     complete: Vec<Said>,
     #[serde(default)]
     failed: Vec<Said>,
+    newest_pods: Option<Newest>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Newest {
+    label: String,
+    equals: Option<String>,
+    suffix_of: Option<String>,
+    #[serde(default)]
+    refused: Vec<Said>,
 }
 
 #[derive(Deserialize)]
@@ -125,6 +137,13 @@ fn kind(row: &Row) -> Result<Kind, String> {
     let proof = Proof {
         complete: checks(&row.rollout.complete).map_err(|why| format!("rollout.complete{why}"))?,
         failed: checks(&row.rollout.failed).map_err(|why| format!("rollout.failed{why}"))?,
+        newest_pods: row
+            .rollout
+            .newest_pods
+            .as_ref()
+            .map(newest_pods)
+            .transpose()
+            .map_err(|why| format!("rollout.newestPods{why}"))?,
     };
     Ok(Kind {
         group: forever(group),
@@ -133,6 +152,28 @@ fn kind(row: &Row) -> Result<Kind, String> {
         plural: forever(&row.plural),
         template: Vec::leak(template),
         progress: Progress::Configured(Box::leak(Box::new(proof))),
+    })
+}
+
+fn newest_pods(said: &Newest) -> Result<NewestPods, String> {
+    let (prefix, name) = said.label.rsplit_once('/').unwrap_or(("any", &said.label));
+    if !is_name(prefix) || !is_label_word(name) {
+        return Err(format!(".label: {:?} is no label, such as controller-revision-hash", said.label));
+    }
+    let (value, suffix) = match (&said.equals, &said.suffix_of) {
+        (Some(value), None) => (value, false),
+        (None, Some(value)) => (value, true),
+        _ => {
+            return Err(
+                ": expected {label: LABEL, equals: PATH} or {label: LABEL, suffixOf: PATH}".to_owned()
+            );
+        }
+    };
+    Ok(NewestPods {
+        label: said.label.clone(),
+        value: path(value).map_err(|why| format!(": {why}"))?,
+        suffix,
+        refused: checks(&said.refused).map_err(|why| format!(".refused{why}"))?,
     })
 }
 
@@ -182,6 +223,8 @@ fn is_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const HEAD: &str = "apiVersion: countersign.dev/v1alpha1\nkind: WorkloadKinds\n";
@@ -206,6 +249,21 @@ mod tests {
             ]
         );
         assert!(kinds.iter().all(|kind| kind.template == ["spec", "template"]));
+        // By what of their status their controllers label pods.
+        let status = json!({"status": {"currentPodHash": "76b9c8d", "updateRevision": "my-set-5d4f",
+            "latestCreatedRevisionName": "hello-00002"}});
+        let selector = |kind: &Kind| match kind.progress {
+            Progress::Configured(proof) => proof.newest_pods.as_ref()?.selector(&status),
+            _ => None,
+        };
+        assert_eq!(
+            kinds.iter().filter_map(selector).collect::<Vec<_>>(),
+            [
+                "rollouts-pod-template-hash=76b9c8d",
+                "pod-template-hash=5d4f",
+                "serving.knative.dev/revision=hello-00002"
+            ]
+        );
     }
 
     /// A mistake in this file would leave a kind ungoverned.
@@ -229,6 +287,26 @@ mod tests {
                 "kinds[0].rollout.complete: empty",
             ),
             ("plural:", "plurals: x, plural:", "unknown field `plurals`"),
+            (
+                "rollout: {",
+                "rollout: {newestPods: {label: a=b, equals: status.x}, ",
+                "kinds[0].rollout.newestPods.label: \"a=b\" is no label",
+            ),
+            (
+                "rollout: {",
+                "rollout: {newestPods: {label: example.com/a, equals: status.x, suffixOf: status.y}, ",
+                "kinds[0].rollout.newestPods: expected {label: LABEL, equals: PATH}",
+            ),
+            (
+                "rollout: {",
+                "rollout: {newestPods: {label: a, suffixOf: status/x}, ",
+                "kinds[0].rollout.newestPods: \"status/x\" is no path",
+            ),
+            (
+                "rollout: {",
+                "rollout: {newestPods: {label: a, equals: status.x, refused: [{}]}, ",
+                "kinds[0].rollout.newestPods.refused[0]: expected {condition: TYPE",
+            ),
             (
                 "apps.kruise.io/v1alpha1, kind: CloneSet",
                 "apps/v1, kind: Deployment",

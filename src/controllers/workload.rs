@@ -28,6 +28,7 @@ use crate::{
     telemetry::metrics::{ActionOutcome, Controller, Stage},
 };
 
+mod belong;
 mod beyond;
 mod find;
 mod leftover;

@@ -3,11 +3,14 @@
 //! Of what a pod says only what a kubelet writes into its status counts, and only of containers that the release names: what
 //! somebody else injected proves nothing about the release.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{
     image::{Digest, same_reference},
-    workload::{ContainerId, Images, List, Progress, images},
+    inventory::ObjectId,
+    rollout::is_behind,
+    workload::{ContainerId, Images, Kind, List, NewestPods, Progress, images, text_at},
 };
 
 /// Why the newest revision of a workload does not come up.
@@ -24,20 +27,21 @@ const RESTARTS: i64 = 3;
 /// What a kubelet says of a container that it could not even start.
 const NEVER_RAN: &[&str] = &["StartError", "ContainerCannotRun", "ContainerStatusUnknown"];
 
-/// Why a revision does not come up, from the workload, its pods of that revision and the images of the release.
+/// Why a revision does not come up: from the workload and what stands between it and its pods, its pods of that revision, and
+/// the images of the release and since when they are wanted.
 ///
 /// # Guarantees
 /// Anything that keeps a container from starting, in any pod, is the reason that is given: a release is not to blame for a
 /// registry that is away, for a full cluster or for a quota.
-pub fn trouble(object: &Value, pods: &[&Value], images: &Images) -> Option<Trouble> {
-    if let Some(why) = not_created(object) {
+pub fn trouble(objects: &[&Value], pods: &[&Value], images: &Images, since: Timestamp) -> Option<Trouble> {
+    if let Some(why) = objects.iter().copied().find_map(not_created) {
         return Some(Trouble::NotStarted(why));
     }
     let alive = || pods.iter().copied().filter(|pod| !is_ending(pod));
     if let Some(why) = alive().find_map(not_started) {
         return Some(Trouble::NotStarted(why));
     }
-    alive().find_map(|pod| crashing(pod, images)).map(Trouble::Crashing)
+    alive().find_map(|pod| crashing(pod, images, since)).map(Trouble::Crashing)
 }
 
 /// A quota, a limit or an admission webhook keeps pods from being created.
@@ -67,11 +71,11 @@ fn not_started(pod: &Value) -> Option<String> {
     })
 }
 
-fn crashing(pod: &Value, images: &Images) -> Option<String> {
+fn crashing(pod: &Value, images: &Images, since: Timestamp) -> Option<String> {
     let (place, status) = statuses(pod).find(|(place, status)| {
         let runs = image_of(pod, place);
         let own = images.get(place).is_some_and(|own| runs.is_some_and(|runs| same_reference(own, runs)));
-        own && kept_crashing(status)
+        own && kept_crashing(status, since)
     })?;
     let ended = status.pointer("/lastState/terminated");
     let code = ended.and_then(|ended| ended["exitCode"].as_i64());
@@ -80,13 +84,18 @@ fn crashing(pod: &Value, images: &Images) -> Option<String> {
     Some(format!("{place} of pod {} started and kept crashing ({restarts} restarts{code})", name_of(pod)))
 }
 
-fn kept_crashing(status: &Value) -> bool {
+fn kept_crashing(status: &Value, since: Timestamp) -> bool {
     let restarts = status["restartCount"].as_i64().unwrap_or(0);
     let backs_off =
         status.pointer("/state/waiting/reason").is_some_and(|reason| reason == "CrashLoopBackOff");
     let code = status.pointer("/lastState/terminated/exitCode").and_then(Value::as_i64);
     let ready = status["ready"] == true;
-    (backs_off && restarts > 0) || (!ready && restarts >= RESTARTS && code.is_some_and(|code| code != 0))
+    // A container that is given another image (OpenKruise) goes on counting; its end then is none of the release's. A kubelet
+    // that backs off has forgotten the image before.
+    let began = status.pointer("/lastState/terminated/startedAt").and_then(Value::as_str);
+    let before = began.and_then(|began| began.parse().ok()).is_some_and(|began: Timestamp| began < since);
+    let crashed = restarts >= RESTARTS && code.is_some_and(|code| code != 0) && !before;
+    (backs_off && restarts > 0) || (!ready && crashed)
 }
 
 /// The container statuses of a pod, by place.
@@ -128,6 +137,51 @@ pub fn newest_revision(progress: Progress, object: &Value, owned: &[Value]) -> O
         }
         Progress::CronJob | Progress::Configured(_) => None,
     }
+}
+
+impl NewestPods {
+    /// The label selector of the pods, as lists take it; `None`: the object does not say it of its present spec.
+    pub fn selector(&self, object: &Value) -> Option<String> {
+        let said = text_at(object, &self.value).filter(|_| !is_behind(object))?;
+        let value = if self.suffix { said.rsplit('-').next()? } else { &said };
+        // Whoever may write the object wrote it: it must not become another selector.
+        is_label_word(value).then(|| format!("{}={value}", self.label))
+    }
+
+    /// Whether the object says that pods of it cannot be created.
+    pub fn refused(&self, object: &Value) -> Option<Trouble> {
+        let refused = !self.refused.is_empty() && self.refused.iter().all(|check| check.holds(object));
+        refused.then(|| Trouble::NotStarted("pods of it cannot be created".to_owned()))
+    }
+}
+
+/// Whether a text can be the value of a label, or the name of one after its prefix.
+pub fn is_label_word(text: &str) -> bool {
+    let end = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    let bytes = text.as_bytes();
+    text.len() <= 63 && end(bytes.first()) && end(bytes.last()) && text.bytes().all(plain)
+}
+
+/// What controls an object of a namespace, as its owner reference says it, and the UID.
+pub fn controller_of(object: &Value, namespace: &str) -> Option<(ObjectId, String)> {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    let owner = owners.into_iter().flatten().find(|owner| owner["controller"] == true)?;
+    let text = |field: &str| owner[field].as_str().map(str::to_owned);
+    let id = ObjectId {
+        api_version: text("apiVersion")?,
+        kind: text("kind")?,
+        namespace: namespace.to_owned(),
+        name: text("name")?,
+    };
+    Some((id, text("uid")?))
+}
+
+/// Whether an object may stand between a workload of a kind and its pods: what Kubernetes itself makes pods by, or another kind of
+/// the workload's own group. Others are not even looked up, since whoever made a pod wrote whom it belongs to.
+pub fn may_stand_between(kind: &Kind, object: &ObjectId) -> bool {
+    let makes_pods = matches!((object.group(), object.kind.as_str()), ("apps", "ReplicaSet" | "Deployment"));
+    makes_pods || object.group() == kind.group
 }
 
 /// Whether a pod of a StatefulSet or DaemonSet is of a revision.

@@ -99,8 +99,7 @@ pub fn rollout(kind: &Kind, object: &Value, beyond: Beyond) -> Rollout {
 
 fn configured(proof: &Proof, object: &Value) -> Rollout {
     let all = |checks: &[Check]| !checks.is_empty() && checks.iter().all(|check| check.holds(object));
-    let generation = &object["status"]["observedGeneration"];
-    if generation.is_i64() && !is_observed(object) {
+    if is_behind(object) {
         Rollout::Progressing
     } else if object["spec"]["replicas"] == 0 {
         Rollout::Idle
@@ -117,6 +116,16 @@ fn configured(proof: &Proof, object: &Value) -> Rollout {
 pub fn is_observed(object: &Value) -> bool {
     let number = |pointer: &str| object.pointer(pointer).and_then(Value::as_i64).unwrap_or(0);
     number("/status/observedGeneration") >= number("/metadata/generation")
+}
+
+/// Whether a status says that it is about an earlier spec. Some controllers write the generation as a text, or none.
+pub fn is_behind(object: &Value) -> bool {
+    let observed = match &object["status"]["observedGeneration"] {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_i64(),
+    };
+    let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+    observed.is_some_and(|observed: i64| observed < generation)
 }
 
 /// How a StatefulSet or DaemonSet replaces its pods.

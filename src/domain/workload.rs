@@ -40,6 +40,21 @@ pub struct Proof {
     pub complete: Vec<Check>,
     /// All of these hold once it failed; none: it never says so.
     pub failed: Vec<Check>,
+    /// Which pods are of its newest release; absent: they are not looked at.
+    pub newest_pods: Option<NewestPods>,
+}
+
+/// By what the pods of the newest release of an object of a configured kind are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewestPods {
+    /// The label that they carry.
+    pub label: String,
+    /// Where the object says the value of the label.
+    pub value: Path,
+    /// The label has only what follows the last `-` there.
+    pub suffix: bool,
+    /// All of these hold of the object while pods of it cannot be created; none: it never says so.
+    pub refused: Vec<Check>,
 }
 
 /// Something that can be seen in an object.
@@ -74,12 +89,7 @@ pub type Path = Vec<String>;
 impl Check {
     /// Whether it holds. A field that is not there is equal to nothing.
     pub fn holds(&self, object: &Value) -> bool {
-        let text = |path: &Path| match path.iter().try_fold(object, |value, part| value.get(part))? {
-            // Some controllers write numbers as texts.
-            Value::String(text) => Some(text.clone()),
-            value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
-            Value::Null | Value::Array(_) | Value::Object(_) => None,
-        };
+        let text = |path: &Path| text_at(object, path);
         match self {
             Self::Condition { type_, status } => {
                 let all = object.pointer("/status/conditions").and_then(Value::as_array);
@@ -90,6 +100,15 @@ impl Check {
             Self::Is { field, value } => text(field).as_ref() == Some(value),
             Self::Same { field, other } => text(field).is_some_and(|own| text(other) == Some(own)),
         }
+    }
+}
+
+/// A field as text; `None` where it holds none. Some controllers write numbers as texts.
+pub fn text_at(object: &Value, path: &[String]) -> Option<String> {
+    match path.iter().try_fold(object, |value, part| value.get(part))? {
+        Value::String(text) => Some(text.clone()),
+        value @ (Value::Number(_) | Value::Bool(_)) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

@@ -862,6 +862,13 @@ async fn the_log_finds_older_versions() {
     ];
     assert_eq!(log(100), expected);
     assert_eq!(log(1), expected[..1]);
+    // Along first parents: what was on a branch was never applied.
+    let parents = |limit| {
+        let found = mirror.first_parents(id(&removed), limit).unwrap();
+        found.into_iter().map(|(commit, _)| commit.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(parents(2), [removed.clone(), merge.clone()]);
+    assert_eq!(parents(100).len(), 6);
     assert!(setup.descends(&merge, &repo.git(&["rev-parse", "topic"])).await.unwrap());
 }
 

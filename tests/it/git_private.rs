@@ -485,6 +485,10 @@ async fn history_is_fetched_as_deep_as_it_is_needed() {
         let log =
             setup.mirrors.open(KEY, &setup.remote).unwrap().log(head.parse().unwrap(), 50, &[]).unwrap();
         assert_eq!(log.len(), 50, "what workloads ran before");
+        let mirror = setup.mirrors.open(KEY, &setup.remote).unwrap();
+        let all = mirror.first_parents(head.parse().unwrap(), 5000).unwrap();
+        assert_eq!(all.len(), 100, "as far as it is here");
+        drop(mirror);
         assert!(setup.is_shallow() && has(&near) && !has(&middle));
         assert!(setup.descends(&head, &near).await);
         assert!(!has(&middle), "what is proved already asks for no more");

@@ -2,13 +2,17 @@
 //! the status that those would.
 
 use anyhow::{Context as _, ensure};
-use kube::api::{Patch, PatchParams};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, Patch, PatchParams},
+};
 use serde_json::{Value, json};
 
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     support::{
-        manifests::at,
+        manifests::{at, with},
         operator::{Operator, install},
         scene::{SOON, Scene},
     },
@@ -17,12 +21,12 @@ use crate::{
 const ROLLOUTS: &str = include_str!("../fixtures/crds/argo-rollouts.yaml");
 const CLONE_SETS: &str = include_str!("../fixtures/crds/openkruise-clonesets.yaml");
 const SERVICES: &str = include_str!("../fixtures/crds/knative-services.yaml");
+const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
 
 /// An operator that knows the kinds of the documented example.
 async fn operator(plane: &ControlPlane) -> Operator<'_> {
     install(plane).await;
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
-    Operator::new(plane).with("COUNTERSIGN_WORKLOAD_KINDS", example)
+    Operator::new(plane).with("COUNTERSIGN_WORKLOAD_KINDS", EXAMPLE)
 }
 
 fn pod_spec(image: &str) -> Value {
@@ -64,17 +68,21 @@ fn complete(kind: &str, generation: &Value) -> Value {
 
 impl Scene {
     /// Plays the controller of a kind: the rollout of the present template is complete.
-    async fn rolls_out(&self, kind: &str) {
-        let live = self.live(kind, "cart").await.unwrap();
-        let status = complete(kind, at(&live, "/metadata/generation"));
-        let patch = Patch::Merge(json!({"status": status}));
-        self.any(kind).patch_status("cart", &PatchParams::default(), &patch).await.unwrap();
-        self.proven(kind, "cart").await;
+    async fn rolls_out(&self, kind: &str, name: &str) {
+        self.tells(kind, name, |generation| complete(kind, generation)).await;
+        self.proven(kind, name).await;
     }
 
-    async fn outcome_is(&self, kind: &str, n: u8, outcome: &str) {
-        eventually(&format!("1.{n} of {kind} is {outcome}"), SOON, async || {
-            let outcomes = self.outcomes(kind, "cart", &self.digest(n)).await?;
+    /// Writes into the status of an object, as its controller would of the present generation.
+    async fn tells(&self, kind: &str, name: &str, status: impl Fn(&Value) -> Value) {
+        let live = self.live(kind, name).await.unwrap();
+        let patch = Patch::Merge(json!({"status": status(at(&live, "/metadata/generation"))}));
+        self.any(kind).patch_status(name, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    async fn outcome_is(&self, kind: &str, name: &str, n: u8, outcome: &str) {
+        eventually(&format!("1.{n} of {kind} {name} is {outcome}"), SOON, async || {
+            let outcomes = self.outcomes(kind, name, &self.digest(n)).await?;
             ensure!(outcomes.last().context("no release")? == outcome, "{outcomes:?}");
             Ok(())
         })
@@ -107,11 +115,11 @@ async fn configured_kinds_roll_back_as_others_do() {
         for kind in owned {
             scene.runs(kind, "cart", &scene.pin(n)).await;
             // It is not complete before its controller says so of this template.
-            scene.outcome_is(kind, n, "Unproven").await;
-            scene.rolls_out(kind).await;
+            scene.outcome_is(kind, "cart", n, "Unproven").await;
+            scene.rolls_out(kind, "cart").await;
         }
-        scene.outcome_is("CloneSet", n, "Unproven").await;
-        scene.rolls_out("CloneSet").await;
+        scene.outcome_is("CloneSet", "cart", n, "Unproven").await;
+        scene.rolls_out("CloneSet", "cart").await;
     }
     assert_eq!(
         scene.images("CloneSet", "cart").await.unwrap(),
@@ -129,7 +137,7 @@ async fn configured_kinds_roll_back_as_others_do() {
         }
         scene.apply_as("kubectl", &object(&scene, kind, 1)).await.unwrap();
         scene.held_at(kind, "cart", &scene.pin(0)).await;
-        scene.rolls_out(kind).await;
+        scene.rolls_out(kind, "cart").await;
     }
     eventually("the rollbacks are complete", SOON, async || {
         for kind in ["Rollout", "Service", "CloneSet"] {
@@ -142,10 +150,196 @@ async fn configured_kinds_roll_back_as_others_do() {
     .await;
 }
 
+/// The newest release as the status of an object names it: it does not come up.
+fn broken(kind: &str, name: &str, generation: &Value) -> Value {
+    match kind {
+        "Rollout" => {
+            json!({"observedGeneration": generation.to_string(), "phase": "Degraded", "currentPodHash": format!("{name}hash")})
+        }
+        "CloneSet" => {
+            json!({"observedGeneration": generation, "updatedReadyReplicas": 0, "updateRevision": format!("{name}-hash")})
+        }
+        "Service" => {
+            json!({"observedGeneration": generation, "latestCreatedRevisionName": format!("{name}-00002"),
+            "conditions": [{"type": "Ready", "status": "False"}]})
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// The one object that controls another.
+fn controlled_by(owner: &Value) -> Value {
+    json!([{"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"], "controller": true}])
+}
+
+impl Scene {
+    /// Makes an object of this namespace; `owner` controls it.
+    async fn make(&self, object: Value, owner: Option<&Value>) -> Value {
+        let owners = owner.map_or_else(|| json!([]), controlled_by);
+        let over = json!({"metadata": {"namespace": self.namespace, "ownerReferences": owners}});
+        serde_json::to_value(self.apply_as("controller", &with(object, over)).await.unwrap()).unwrap()
+    }
+
+    /// The pods of 1.1 as the controller of a kind would make them, with whatever stands between; all have a fault. Without an
+    /// owner they are somebody else's that have the same label.
+    async fn release_pods(&self, kind: &str, name: &str, owner: Option<&Value>, fault: &str) {
+        let app = format!("{name}-{}", kind.to_lowercase());
+        let image = self.images(kind, name).await.unwrap().remove(0);
+        let label = match kind {
+            "Rollout" => json!({"rollouts-pod-template-hash": format!("{name}hash")}),
+            // As OpenKruise writes it where CloneSetShortHash is on, and where it is not.
+            "CloneSet" => {
+                json!({"controller-revision-hash": format!("{name}-hash"), "pod-template-hash": "hash"})
+            }
+            "Service" => json!({"serving.knative.dev/revision": format!("{name}-00002")}),
+            other => panic!("{other}"),
+        };
+        let labels = with(json!({"app": app}), label);
+        let annotations = json!({format!("countersign.dev/test-{fault}"): "true"});
+        let metadata = json!({"labels": labels, "annotations": annotations});
+        let pod = json!({"metadata": metadata, "spec": pod_spec(&image)});
+        let set = |kind: &str| {
+            let spec = json!({"replicas": 1, "selector": {"matchLabels": {"app": app}}, "template": pod});
+            json!({"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": app}, "spec": spec})
+        };
+        match kind {
+            "Rollout" => {
+                self.make(set("ReplicaSet"), owner).await;
+            }
+            "CloneSet" => {
+                let over = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": app}});
+                self.make(with(pod, over), owner).await;
+            }
+            "Service" => {
+                let part = |kind: &str| json!({"apiVersion": "serving.knative.dev/v1", "kind": kind, "metadata": {"name": name}});
+                let configuration = self.make(part("Configuration"), owner).await;
+                let revision = self.make(part("Revision"), Some(&configuration)).await;
+                self.make(set("Deployment"), Some(&revision)).await;
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    async fn stays_at(&self, kind: &str, name: &str, image: &str) {
+        self.edit(kind, name, &json!({"metadata": {"annotations": {"look": image}}})).await;
+        assert_eq!(self.images(kind, name).await.unwrap(), [image], "{kind} {name}");
+        let status = self.history(kind, name).await.unwrap().status.unwrap();
+        assert_eq!((status.hold, status.rollbacks.len()), (None, 0), "{kind} {name}");
+    }
+}
+
+/// If this fails a crashing release of such a kind stays until somebody looks, or goes back for what is not its fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_a_configured_kind_whose_pods_keep_crashing_goes_back() {
+    let plane = ControlPlane::start(Options::default()).unwrap();
+    install(&plane).await;
+    let client = plane.client();
+    for definition in [ROLLOUTS, CLONE_SETS, SERVICES] {
+        create_definition(&client, definition).await;
+    }
+    for part in ["Configuration", "Revision"] {
+        let plain = part.to_lowercase();
+        let definition = SERVICES.replace("Service", part).replace("services", &format!("{plain}s"));
+        create_definition(&client, &definition.replace("singular: service", &format!("singular: {plain}")))
+            .await;
+    }
+    // At first nothing says which pods are of the newest release.
+    let kinds = plane.directory().join("kinds.yaml");
+    let example = std::fs::read_to_string(EXAMPLE).unwrap();
+    let silent: Vec<&str> = example.lines().filter(|line| !line.contains("newestPods")).collect();
+    assert_eq!(silent.len() + 3, example.lines().count());
+    std::fs::write(&kinds, silent.join("\n")).unwrap();
+    let operator = Operator::new(&plane).with("COUNTERSIGN_WORKLOAD_KINDS", kinds.display().to_string());
+    operator.restart().await;
+
+    let scene = Scene::on(&plane, "customcrash").await;
+    let policy = scene.policy("Enforce");
+    scene
+        .write("policy.yaml", &policy.replace("healthyFor: 1s", "healthyFor: 1s, onFailedRollout: LastGood"));
+    scene.file_approvals(0..2);
+    let workloads = [
+        ("Rollout", "cart", "crash"),
+        ("CloneSet", "cart", "crash"),
+        ("Service", "cart", "crash"),
+        ("Rollout", "unpulled", "unpullable"),
+        ("Rollout", "strange", "crash"),
+    ];
+    let pin = |kind: &str, n: u8| if kind == "CloneSet" { scene.tag(n) } else { scene.pin(n) };
+    for n in [0, 1] {
+        for (kind, name, _) in workloads {
+            let containers = json!([{"name": "app", "image": scene.tag(n)}]);
+            let over = json!({"metadata": {"name": name}, "spec": {"template": {"spec": {"containers": containers}}}});
+            let object = with(object(&scene, kind, n), over);
+            match kind {
+                "Rollout" => {
+                    let object = with(object, json!({"spec": {"progressDeadlineSeconds": 3}}));
+                    scene.put(&format!("{kind}-{name}.yaml"), &object);
+                }
+                // Git does not own it.
+                "CloneSet" => drop(scene.apply_as("kubectl", &object).await.unwrap()),
+                _ => scene.put(&format!("{kind}-{name}.yaml"), &object),
+            }
+        }
+        scene.push(&format!("1.{n}")).await;
+        for (kind, name, fault) in workloads {
+            scene.runs(kind, name, &pin(kind, n)).await;
+            scene.outcome_is(kind, name, n, "Unproven").await;
+            if n == 0 {
+                scene.rolls_out(kind, name).await;
+                continue;
+            }
+            scene.tells(kind, name, |generation| broken(kind, name, generation)).await;
+            let own = scene.live(kind, name).await.unwrap();
+            scene.release_pods(kind, name, Some(&own).filter(|_| name != "strange"), fault).await;
+        }
+    }
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &scene.namespace);
+    eventually("the kubelets say what is wrong", SOON, async || {
+        let all = pods.list(&ListParams::default()).await?.items;
+        let said =
+            all.iter().filter(|pod| pod.status.as_ref().is_some_and(|s| s.container_statuses.is_some()));
+        ensure!(said.count() == workloads.len(), "{} pods", all.len());
+        Ok(())
+    })
+    .await;
+
+    // Nobody waits for ten minutes: the operator comes back to records that are eleven minutes old.
+    operator.kill();
+    scene.let_in_earlier("CloneSet", "cart", 660).await;
+    scene.let_in_earlier("Service", "cart", 660).await;
+    operator.restart().await;
+    for (kind, name, _) in workloads {
+        scene.outcome_is(kind, name, 1, "Failed").await;
+    }
+    scene.ship("Deployment", "clock", 0).await;
+    for (kind, name, _) in workloads {
+        scene.stays_at(kind, name, &pin(kind, 1)).await;
+    }
+
+    operator.kill();
+    std::fs::write(&kinds, &example).unwrap();
+    operator.restart().await;
+    for kind in ["Rollout", "CloneSet", "Service"] {
+        scene.runs(kind, "cart", &scene.pin(0)).await;
+        scene
+            .explains(kind, "cart", "Held", &format!("containers/app of pod cart-{}", kind.to_lowercase()))
+            .await;
+    }
+    scene.ship("Deployment", "watch", 0).await;
+    for name in ["unpulled", "strange"] {
+        scene.stays_at("Rollout", name, &scene.pin(1)).await;
+    }
+    // What kept the last one is only whose those pods are.
+    let own = scene.live("Rollout", "strange").await.unwrap();
+    scene.release_pods("Rollout", "strange", Some(&own), "crash").await;
+    scene.runs("Rollout", "strange", &scene.pin(0)).await;
+}
+
 async fn create_definition(client: &kube::Client, text: &str) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     let definition: CustomResourceDefinition = serde_yaml::from_str(text).unwrap();
-    let api: kube::Api<CustomResourceDefinition> = kube::Api::all(client.clone());
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let name = definition.metadata.name.clone().unwrap();
     api.create(&kube::api::PostParams::default(), &definition).await.unwrap();
     eventually(&format!("{name} is served"), SOON, async || {

@@ -1,18 +1,13 @@
 //! A new release that does not come up, where policy takes such ones back.
 
 use anyhow::ensure;
-use countersign::api::ReleaseHistory;
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
 use serde_json::{Value, json};
 
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     support::{
         manifests::{image_writes, with, writes},
-        operator::{Operator, ROOT, install},
+        operator::{Operator, install},
         scene::{SOON, Scene, shared_plane},
     },
 };
@@ -191,18 +186,7 @@ async fn a_stateful_set_has_ten_minutes_and_then_loses_what_the_failed_release_l
 
     // Nobody waits for ten minutes: the operator comes back to a record that is eleven minutes old.
     operator.kill();
-    let api: Api<ReleaseHistory> = Api::namespaced(scene.client.clone(), ROOT);
-    let mut history = serde_json::to_value(scene.history("StatefulSet", "store").await.unwrap()).unwrap();
-    let present = history["status"]["present"].clone();
-    let ago = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second() - 660).unwrap();
-    for release in history["status"]["releases"].as_array_mut().unwrap() {
-        if release["id"] == present {
-            release["presentSince"] = json!(ago);
-        }
-    }
-    let name = history["metadata"]["name"].as_str().unwrap().to_owned();
-    let older = json!({"status": {"releases": history["status"]["releases"]}});
-    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&older)).await.unwrap();
+    scene.let_in_earlier("StatefulSet", "store", 660).await;
     operator.restart().await;
 
     scene.runs("StatefulSet", "store", &scene.pin(0)).await;

@@ -1,8 +1,20 @@
 //! An overlay's workload is pinned, taken back and brought forward like any other.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use anyhow::ensure;
 use serde_json::json;
 
-use crate::support::{operator::kustomize, scene::Scene, story::rough};
+use crate::{
+    controlplane::eventually,
+    support::{
+        operator::kustomize,
+        scene::{SOON, Scene},
+        story::rough,
+    },
+};
+
+const PROD: &str = "overlays/prod/kustomization.yaml";
 
 /// `base/` and `overlays/prod/`, which chooses the image.
 fn put(scene: &Scene, n: u8) {
@@ -16,7 +28,12 @@ fn put(scene: &Scene, n: u8) {
         ns = scene.namespace,
         image = scene.image(),
     );
-    scene.write("overlays/prod/kustomization.yaml", &text);
+    scene.write(PROD, &text);
+}
+
+/// Writes the overlay's own file otherwise.
+fn edit(scene: &Scene, change: impl FnOnce(String) -> String) {
+    scene.write(PROD, &change(fs::read_to_string(scene.repo.path().join(PROD)).unwrap()));
 }
 
 /// If this fails whoever uses kustomize is not protected: their workloads are not pinned, or a revocation passes them by.
@@ -42,8 +59,7 @@ async fn an_overlay_is_pinned_rolled_back_and_goes_forward() {
     scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
 
     // An overlay that breaks takes nothing away, and hides nothing else.
-    let good = std::fs::read_to_string(scene.repo.path().join("overlays/prod/kustomization.yaml")).unwrap();
-    scene.write("overlays/prod/kustomization.yaml", &good.replace("../../base", "https://example.com/base"));
+    edit(&scene, |good| good.replace("../../base", "https://example.com/base"));
     scene.put("other.yaml", &scene.config_map("other", "1"));
     scene.push("a remote base").await;
     let message = scene.source_says("ProblemsFound").await;
@@ -94,5 +110,77 @@ async fn without_kustomize_overlays_wait_and_everything_else_goes_on() {
     scene.poke().await;
     scene.synced().await;
     scene.gone(&scene.any("ConfigMap"), "other").await;
+    rough.operator.kill();
+}
+
+/// If this fails the first revocation after the installation finds nothing to go back to, although git's log names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn earlier_versions_of_an_overlay_are_the_fallback() {
+    let scene = Scene::new("overlaylog").await;
+    scene.file_approvals(0..3);
+    // The base names the image, which stands outside of the overlay.
+    put(&scene, 0);
+    edit(&scene, |text| text.replace("images:", "#images:"));
+    scene.write("base/cart.yaml", &scene.workload("Deployment", "cart", &scene.tag(0)));
+    scene.repo.commit("run 1.0");
+    scene.write("base/cart.yaml", &scene.workload("Deployment", "cart", &scene.tag(2)));
+    edit(&scene, |text| text.replace("../../base", "https://example.com/base"));
+    scene.repo.commit("an overlay that cannot be built");
+    scene.repo.commit_file("unrelated.txt", "nothing of the overlay");
+    put(&scene, 1);
+    scene.push("run 1.1").await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
+
+    scene.file_revocation(1, "CVE-2026-0001");
+    scene.push("revoke 1.1").await;
+    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+    let history = scene.explains("Deployment", "prod-cart", "Held", "CVE-2026-0001").await;
+    assert_eq!(history["status"]["releases"].as_array().unwrap().len(), 2, "{history}");
+}
+
+/// If this fails everything that a source says, its revocations among it, waits for builds of what it said long ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_sync_waits_for_earlier_versions_of_overlays() {
+    let rough = rough().await;
+    rough.operator.kill();
+    let (began, open) = (rough.plane.directory().join("began"), rough.plane.directory().join("open"));
+    let program = rough.plane.directory().join("slow-kustomize");
+    // It lets wait what says `gated`.
+    let script = format!(
+        "#!/bin/sh\nif /bin/grep -rqs gated .; then : > {}; while [ ! -e {} ]; do /bin/sleep 0.1; done; fi\nexec {} \"$@\"\n",
+        began.display(),
+        open.display(),
+        kustomize().display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    rough.operator.spawn_with_kustomize(&program);
+    rough.operator.ready().await;
+
+    let scene = Scene::on(rough.plane, "slowlog").await;
+    scene.file_approvals(0..2);
+    // Builds are killed after 20 s: two of them leave a busy machine 40 s for what is not to wait.
+    for gates in ["", "commonAnnotations: {a: gated}\n", "commonAnnotations: {b: gated}\n"] {
+        put(&scene, 0);
+        edit(&scene, |text| text + gates);
+        scene.repo.commit("run 1.0");
+    }
+    put(&scene, 1);
+    scene.push("run 1.1").await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
+    eventually("an earlier version is being built", SOON, async || {
+        ensure!(began.exists(), "it is not");
+        Ok(())
+    })
+    .await;
+    scene.put("other.yaml", &scene.config_map("other", "1"));
+    scene.push("one more").await;
+    scene.stands("ConfigMap", "other", "/data/value", &json!("1")).await;
+    scene.file_revocation(1, "CVE-2026-0001");
+    scene.push("revoke 1.1").await;
+    scene.explains("Deployment", "prod-cart", "NoSafeRelease", "CVE-2026-0001").await;
+
+    fs::write(&open, "").unwrap();
+    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
     rough.operator.kill();
 }

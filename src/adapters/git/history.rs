@@ -100,6 +100,23 @@ impl Mirror {
         Ok(walk.done())
     }
 
+    /// `from` and what came before it, along first parents and `limit` commits at most, as far as that is here. With the committers'
+    /// clocks, which nobody vouches for.
+    ///
+    /// *Caveats*: blocks.
+    pub fn first_parents(&self, from: CommitId, limit: usize) -> Result<Vec<(CommitId, Timestamp)>, Error> {
+        let mut commit = self.commit(from)?;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            found.push((CommitId(commit.id()), mirror::time(&commit)));
+            if commit.parent_count() == 0 {
+                break;
+            }
+            commit = commit.parent(0).map_err(|error| self.damage("the history", error))?;
+        }
+        Ok(found)
+    }
+
     /// Goes back from `from`, along first parents and `limit` commits at most, and tells which commits changed or
     /// removed manifests below `paths`, and what was there before. Newest first.
     ///

@@ -1,7 +1,7 @@
 //! What a commit says: its files read into objects, with everything that is wrong named by file and line.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -45,6 +45,11 @@ impl Item {
     /// Where it stands, for people.
     fn place(&self) -> String {
         self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
+    }
+
+    /// The directory of the overlay that it was built by, if it was.
+    pub(super) fn overlay(&self) -> Option<&str> {
+        self.document.is_none().then(|| self.path.rsplit_once('/').map_or("", |(directory, _)| directory))
     }
 
     /// Whether it carries a revocation.
@@ -225,36 +230,6 @@ impl Files {
             whole.insert(0, Whole { commit, paths: paths.to_vec(), content: Arc::clone(&content) });
         }
         Ok(content)
-    }
-
-    /// Earlier versions of workloads in the source's log, the newest first. Of plain manifests only: an overlay would have to be
-    /// built for every commit. Blocks.
-    pub fn earlier(
-        &self,
-        mirror: &Mirror,
-        head: CommitId,
-        paths: &[String],
-        of: &BTreeSet<WorkloadId>,
-    ) -> Result<BTreeMap<WorkloadId, Vec<Manifest>>, git::Error> {
-        /// How far back the log is read.
-        const COMMITS: usize = 50;
-        /// How many earlier versions of one workload are kept.
-        const VERSIONS: usize = 8;
-        let overlays = overlay::directories(&mirror.tree(head, paths)?);
-        let mut found: BTreeMap<WorkloadId, Vec<Manifest>> = BTreeMap::new();
-        for entry in mirror.log(head, COMMITS, paths)? {
-            for older in entry.changed.iter().filter(|older| !overlays.own(&older.path)) {
-                let file = read_file(&older.path, &mirror.blob(older.blob)?);
-                for item in file.items {
-                    let Some(id) = workload_id(&item.id).filter(|id| of.contains(id)) else { continue };
-                    let versions = found.entry(id).or_default();
-                    if versions.len() < VERSIONS {
-                        versions.push(manifest_of(&item, entry.commit, entry.time));
-                    }
-                }
-            }
-        }
-        Ok(found)
     }
 }
 

@@ -4,6 +4,7 @@ mod apply;
 mod claim;
 pub mod content;
 mod credentials;
+mod earlier;
 mod effect;
 mod hold;
 pub mod inventory;
@@ -16,11 +17,7 @@ mod status;
 mod successor;
 mod sync;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use kube::ResourceExt;
 use parking_lot::Mutex;
@@ -39,7 +36,6 @@ use crate::{
     domain::{
         destination::Destinations,
         inventory::Inventory,
-        plan::Manifest,
         reach::{Asked, Reach, Refusal, reach},
         workload::WorkloadId,
     },
@@ -47,6 +43,7 @@ use crate::{
 };
 use apply::Memo;
 use content::{Content, Files};
+use earlier::{Earlier, Wanted};
 pub use publish::recover;
 use publish::unpublish;
 use status::{Held, Verdict};
@@ -59,6 +56,8 @@ const LONGEST: Duration = Duration::from_mins(10);
 #[derive(Default)]
 pub struct Sources {
     kept: Mutex<BTreeMap<Key, Kept>>,
+    /// Held by whoever builds overlays of earlier commits: one source after the other.
+    looking_back: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone, Default)]
@@ -178,7 +177,7 @@ async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> Next {
 
 /// Reads what a source's mirror holds.
 struct Reading<'a> {
-    ctx: &'a Ctx,
+    ctx: &'a Shared,
     name: &'a str,
     remote: &'a Remote,
     paths: &'a [String],
@@ -209,13 +208,9 @@ impl Reading<'_> {
         self.ctx.mirrors.descends(self.name, self.remote, head, ancestor, timeout).await
     }
 
-    async fn earlier(
-        &self,
-        head: CommitId,
-        of: BTreeSet<WorkloadId>,
-    ) -> Result<BTreeMap<WorkloadId, Vec<Manifest>>, git::Error> {
-        let (files, paths) = (self.files.clone(), self.paths.to_vec());
-        let read = move |mirror: &git::Mirror| files.earlier(mirror, head, &paths, &of);
+    async fn earlier(&self, head: CommitId, wanted: Wanted) -> Result<Earlier, git::Error> {
+        let paths = self.paths.to_vec();
+        let read = move |mirror: &git::Mirror| earlier::of_manifests(mirror, head, &paths, &wanted);
         self.ctx.mirrors.read(self.name, self.remote, read).await
     }
 }

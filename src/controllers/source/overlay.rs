@@ -21,7 +21,7 @@ use crate::{
     adapters::{
         chain,
         git::{self, At, BlobId, CommitId, Mirror, Tree, normal_paths},
-        kustomize::Kustomize,
+        kustomize::{self, Kustomize},
     },
     domain::{
         kustomization::{self, FILE_NAMES, Kustomization, Reach, Reference, What},
@@ -131,6 +131,45 @@ pub(super) fn read(
     }
     overlays.directories = directories;
     Ok(overlays)
+}
+
+/// What was built of an overlay while going back through a log.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    seen: BTreeSet<Fingerprint>,
+    /// How often it was built, or it was tried.
+    pub builds: usize,
+}
+
+impl Past {
+    /// What an overlay came to in a commit, if it was not built from the same files in one that was looked at before; nothing
+    /// where something is wrong with it. Blocks.
+    pub fn build(
+        &mut self,
+        kustomize: &Kustomize,
+        (mirror, commit): (&Mirror, CommitId),
+        directory: &str,
+    ) -> Result<Option<File>, git::Error> {
+        let gathered = Gathered::of(mirror, commit, directory)?;
+        let right = gathered.problems.is_empty() && !gathered.component;
+        if !self.seen.insert(gathered.fingerprint(directory)) || !right {
+            return Ok(None);
+        }
+        self.builds += 1;
+        match gathered.run(kustomize, mirror, directory)? {
+            Ok(output) => Ok(Some(read_output(&gathered.file, &output))),
+            Err(error) => {
+                tracing::debug!(overlay = directory, %commit, error = chain(&error), "an earlier version is not built");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Notes what an overlay is built from in a commit. Blocks.
+    pub fn note(&mut self, mirror: &Mirror, commit: CommitId, directory: &str) -> Result<(), git::Error> {
+        self.seen.insert(Gathered::of(mirror, commit, directory)?.fingerprint(directory));
+        Ok(())
+    }
 }
 
 /// What belongs to overlays in a tree, without building them.
@@ -330,11 +369,7 @@ impl Gathered {
             let why = "the overlays of the source take too long: this one is built at the next look";
             return Ok(Outcome::Passing(broken(vec![problem(&self.file, why.to_owned())])));
         }
-        let mut files = Vec::new();
-        for (path, blob) in &self.blobs {
-            files.push((path.clone(), mirror.blob(*blob)?));
-        }
-        let file = match kustomize.build(directory, &files) {
+        let file = match self.run(kustomize, mirror, directory)? {
             Ok(output) => Arc::new(read_output(&self.file, &output)),
             Err(error) => {
                 let why = format!("the overlay is not built: {}", chain(&error));
@@ -347,6 +382,19 @@ impl Gathered {
         };
         built.now.insert(fingerprint, file.clone());
         Ok(Outcome::Lasting(file))
+    }
+
+    fn run(
+        &self,
+        kustomize: &Kustomize,
+        mirror: &Mirror,
+        directory: &str,
+    ) -> Result<Result<Vec<u8>, kustomize::Error>, git::Error> {
+        let mut files = Vec::new();
+        for (path, blob) in &self.blobs {
+            files.push((path.clone(), mirror.blob(*blob)?));
+        }
+        Ok(kustomize.build(directory, &files))
     }
 
     fn fingerprint(&self, directory: &str) -> Fingerprint {

@@ -13,6 +13,7 @@ use super::{
     apply::{self, Stage},
     claim::share,
     content::{Content, Item, Problem, manifest_of, workload_id},
+    earlier::{Wanted, of_overlays},
     kept, mirror_key,
     place::account,
     reach_of, remote,
@@ -24,8 +25,8 @@ use crate::{
     },
     api::GitSource,
     controllers::{
-        Ctx,
-        memory::{Desired, Key},
+        Ctx, Shared,
+        memory::{Desired, Key, State},
     },
     domain::{plan::Manifest, workload::WorkloadId},
 };
@@ -42,6 +43,7 @@ pub(super) async fn publish(
     let ctx = read.ctx;
     let mut problems = Vec::new();
     let mut said: BTreeMap<WorkloadId, Arc<Manifest>> = BTreeMap::new();
+    let mut built: BTreeMap<WorkloadId, String> = BTreeMap::new();
     for item in items {
         let Some(id) = workload_id(&item.id) else { continue };
         if id.kind.template_of(&item.value).is_none() {
@@ -51,20 +53,18 @@ pub(super) async fn publish(
             );
             problems.push(Problem::about(item, message));
         } else {
+            built.extend(item.overlay().map(|directory| (id.clone(), directory.to_owned())));
             let labelled = Item { value: Arc::new(apply::labelled(&item.value, key)), ..(*item).clone() };
             said.insert(id, Arc::new(manifest_of(&labelled, head.commit, head.time)));
         }
     }
-    let strangers: BTreeSet<WorkloadId> = {
-        let memory = ctx.memory.read();
-        // A workload may have a history of what it ran before this source was read for the first time.
-        let alone =
-            |id: &WorkloadId| memory.histories.get(id).is_none_or(|tracked| tracked.history.is_alone());
-        let unread = |id: &WorkloadId| memory.desired.get(id).is_none_or(|known| known.manifest.is_none());
-        said.keys().filter(|id| unread(id) && alone(id)).cloned().collect()
+    let mut wanted = Wanted { of: strangers(&ctx.memory.read(), said.keys()), reach: read.reach.clone() };
+    let mut earlier = if wanted.of.is_empty() {
+        BTreeMap::new()
+    } else {
+        read.earlier(head.commit, wanted.clone()).await?
     };
-    let mut earlier =
-        if strangers.is_empty() { BTreeMap::new() } else { read.earlier(head.commit, strangers).await? };
+    wanted.of.retain(|id| built.contains_key(id) && !earlier.contains_key(id));
     let count = said.len();
     let account = account(key, read.reach);
     let mut changed = Vec::new();
@@ -105,10 +105,20 @@ pub(super) async fn publish(
     for id in changed {
         ctx.workloads.now(id);
     }
+    let overlays = wanted.of.iter().filter_map(|id| built.get(id).cloned()).collect();
+    of_overlays(read, key, head.commit, overlays, wanted);
     if let Some(kept) = ctx.source_state.kept.lock().get_mut(key) {
         kept.published = Some(head.commit);
     }
     Ok((count, problems))
+}
+
+/// Those that are read for the first time, and have nothing to go back to.
+fn strangers<'a>(memory: &State, ids: impl Iterator<Item = &'a WorkloadId>) -> BTreeSet<WorkloadId> {
+    // A workload may have a history of what it ran before this source was read for the first time.
+    let alone = |id: &WorkloadId| memory.histories.get(id).is_none_or(|tracked| tracked.history.is_alone());
+    let unread = |id: &WorkloadId| memory.desired.get(id).is_none_or(|known| known.manifest.is_none());
+    ids.filter(|id| unread(id) && alone(id)).cloned().collect()
 }
 
 /// The workloads of an earlier commit, when the head is held back or cannot be fetched.
@@ -124,7 +134,7 @@ async fn publish_commit(read: &Reading<'_>, key: &Key, commit: CommitId) -> Resu
 }
 
 /// After a restart, before its remote answered or while it is away: what was applied last is read from the mirror.
-pub async fn recover(ctx: &Ctx, source: &GitSource) {
+pub async fn recover(ctx: &Shared, source: &GitSource) {
     let key = &(source.namespace().unwrap_or_default(), source.name_any());
     let kept = kept(ctx, key);
     let last = source.status.as_ref().and_then(|status| {

@@ -30,7 +30,7 @@ use crate::{
         git::{CommitId, Head, Remote},
     },
     api::GitSource,
-    controllers::{Ctx, memory::Key, since},
+    controllers::{Ctx, Shared, memory::Key, since},
     domain::{
         condition::READY,
         dependency::{Node, Wait, wait},
@@ -44,7 +44,7 @@ use serde_json::Value;
 
 /// Fetches, and does what the head asks for.
 pub(super) async fn sync(
-    ctx: &Ctx,
+    ctx: &Shared,
     key: &Key,
     source: &GitSource,
     reach: &Reach,

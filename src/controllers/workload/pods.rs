@@ -1,14 +1,16 @@
 //! Why the newest pods of a workload do not come up; looked at only while that decides something.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
+use super::belong::Owners;
 use crate::{
     adapters::cluster::Error,
     controllers::Ctx,
     domain::{
         plan::Live,
         pods::{Trouble, is_controlled_by, is_of_revision, newest_revision, selector, trouble},
-        workload::{Progress, WorkloadId, images},
+        workload::{NewestPods, Progress, WorkloadId, images},
     },
 };
 
@@ -24,7 +26,12 @@ pub(super) async fn look(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
 }
 
 async fn find(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<Option<Trouble>, Error> {
-    let Some(template) = id.kind.template_of(&live.object) else { return Ok(None) };
+    if let Progress::Configured(proof) = id.kind.progress {
+        return match &proof.newest_pods {
+            Some(newest) => find_configured(ctx, id, live, newest).await,
+            None => Ok(None),
+        };
+    }
     let Some(newest) = newest(ctx, id, live).await? else { return Ok(None) };
     let pods = list(ctx, id, live, "v1", "Pod").await?;
     let newest: Vec<&Value> = pods
@@ -36,7 +43,39 @@ async fn find(ctx: &Ctx, id: &WorkloadId, live: &Live) -> Result<Option<Trouble>
             }
         })
         .collect();
-    Ok(trouble(&live.object, &newest, &images(template)))
+    Ok(why(ctx, id, live, &[], &newest))
+}
+
+/// The same for a configured kind, whose newest pods carry a label that the object says.
+async fn find_configured(
+    ctx: &Ctx,
+    id: &WorkloadId,
+    live: &Live,
+    newest: &NewestPods,
+) -> Result<Option<Trouble>, Error> {
+    if let Some(refused) = newest.refused(&live.object) {
+        return Ok(Some(refused));
+    }
+    let Some(selector) = newest.selector(&live.object) else { return Ok(None) };
+    let pods = ctx.cluster.list(&ctx.cluster.resource("v1", "Pod").await?, &id.namespace, &selector).await?;
+    let mut owners = Owners::of(ctx, id, live);
+    let mut own = Vec::new();
+    for pod in &pods {
+        if owners.lead_to_it(pod).await? {
+            own.push(pod);
+        }
+    }
+    Ok(why(ctx, id, live, &owners.between(), &own))
+}
+
+/// Why these pods do not come up, which are of the newest release.
+fn why(ctx: &Ctx, id: &WorkloadId, live: &Live, between: &[&Value], pods: &[&Value]) -> Option<Trouble> {
+    let images = images(id.kind.template_of(&live.object)?);
+    let memory = ctx.memory.read();
+    let present = memory.histories.get(id).and_then(|tracked| tracked.history.present());
+    let since = present.map_or(Timestamp::MIN, |present| present.since);
+    let objects: Vec<&Value> = std::iter::once(&*live.object).chain(between.iter().copied()).collect();
+    trouble(&objects, pods, &images, since)
 }
 
 /// The newest revision: of a Deployment the UID of its ReplicaSet, of the others what their pods' label says.
