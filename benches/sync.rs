@@ -259,13 +259,15 @@ fn say(text: &str) {
 }
 
 fn figures(out: &mut String, name: &str, rounds: &[Round]) {
+    // A CPU time is counted in hundredths of a second: a reference may be none.
     let ratio = |value: fn(&Round) -> f64, reference: fn(&Round) -> f64| {
-        median(rounds, |round| value(round) / reference(round))
+        let ratio = median(rounds, |round| value(round) / reference(round));
+        if ratio.is_finite() { format!("{ratio:.2}") } else { "-".to_owned() }
     };
     let mut line = |suffix: &str, unit: &str, value: fn(&Round) -> f64, reference: fn(&Round) -> f64| {
         let _ = writeln!(
             out,
-            "figure\t{name}{suffix}\t{:.3}\t{unit}\t{:.3}\t{:.2}",
+            "figure\t{name}{suffix}\t{:.3}\t{unit}\t{:.3}\t{}",
             median(rounds, value),
             median(rounds, reference),
             ratio(value, reference)

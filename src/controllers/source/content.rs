@@ -192,6 +192,12 @@ struct Whole {
 type ByContent = BTreeMap<String, (BlobId, Arc<File>)>;
 
 impl Files {
+    /// A plain file of the commit that was read last, if it was read from this content.
+    pub(super) fn plain(&self, path: &str, blob: BlobId) -> Option<Arc<File>> {
+        let plain = self.plain.lock();
+        plain.get(path).filter(|(known, _)| *known == blob).map(|(_, file)| Arc::clone(file))
+    }
+
     /// Reads a commit. Blocks.
     pub fn read(
         &self,

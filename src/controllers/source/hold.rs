@@ -1,4 +1,4 @@
-//! Whether a person must see a commit before it is applied.
+//! What a commit waits for before it is applied: other sources, or that a person sees it.
 
 use super::{Error, Reading, apply::is_revoked, content::Content, time_for};
 use crate::{
@@ -6,6 +6,8 @@ use crate::{
     api::{GitSource, annotation::ACCEPT_COMMIT},
     controllers::{Ctx, memory::Key},
     domain::{
+        condition::READY,
+        dependency::{Node, Wait, wait},
         guard::{self, HeldBack},
         inventory::Inventory,
     },
@@ -20,6 +22,23 @@ pub(super) enum Ruling {
     Held(HeldBack),
     /// It is applied; and the acceptance that this acts on.
     Free(Option<CommitId>),
+}
+
+/// The source that this one waits for, if any.
+pub(super) fn waits(ctx: &Ctx, key: &Key) -> Option<Wait> {
+    let memory = ctx.memory.read();
+    let node = |source: &GitSource| {
+        let conditions = source.status.iter().flat_map(|status| &status.conditions);
+        let ready = conditions.into_iter().any(|condition| {
+            condition.type_ == READY
+                && condition.status == "True"
+                && condition.observed_generation == source.metadata.generation
+        });
+        let depends_on = source.spec.depends_on.iter().map(|other| other.name.clone()).collect();
+        Node { depends_on, ready }
+    };
+    let beside = memory.sources.iter().filter(|((namespace, _), _)| *namespace == key.0);
+    wait(&key.1, &beside.map(|((_, name), source)| (name.clone(), node(source))).collect())
 }
 
 /// The commit that a person accepted, as far as that still passes anything: an acceptance is acted on once, or it would let

@@ -7,6 +7,7 @@ mod credentials;
 mod earlier;
 mod effect;
 mod hold;
+mod in_place;
 pub mod inventory;
 mod overlay;
 mod place;

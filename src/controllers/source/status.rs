@@ -176,6 +176,14 @@ impl Verdict {
         }
     }
 
+    /// The same, where so many objects were written before.
+    pub fn after_writing(mut self, objects: usize) -> Self {
+        if objects > 0 && matches!(self.outcome, SyncOutcome::Unchanged) {
+            self.outcome = SyncOutcome::Applied;
+        }
+        self
+    }
+
     /// The same, by the word of a person.
     pub fn acting_on(self, accepted: Option<CommitId>) -> Self {
         Self { accepted, ..self }

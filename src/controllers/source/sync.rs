@@ -14,7 +14,8 @@ use super::{
     content::{Content, Item, Problem, anywhere, workload_id},
     credentials,
     effect::{catch_up, established},
-    hold::{Ruling, ruling, takes_too_much},
+    hold::{Ruling, ruling, takes_too_much, waits},
+    in_place::apply_in_place,
     kept, mirror_key,
     prune::prune,
     publish::{publish, recover},
@@ -31,13 +32,7 @@ use crate::{
     },
     api::GitSource,
     controllers::{Ctx, Shared, memory::Key, since},
-    domain::{
-        condition::READY,
-        dependency::{Node, Wait, wait},
-        guard::HeldBack,
-        inventory::ObjectId,
-        reach::Reach,
-    },
+    domain::{guard::HeldBack, inventory::ObjectId, reach::Reach},
     telemetry::metrics::RollbackStage,
 };
 use serde_json::Value;
@@ -57,6 +52,7 @@ pub(super) async fn sync(
     let kept = kept(ctx, key);
     let (paths, files) = (&source.spec.paths, &kept.files);
     let read = Reading { ctx, name: &name, remote: &remote, paths, files, reach };
+    let written = apply_in_place(&read, key, source, &head, last).await;
     let content = read.content(head.commit).await?;
     note_revocations(ctx, &content, &head);
     let done = carry_out(&read, key, source, &content, &head, last).await;
@@ -67,7 +63,7 @@ pub(super) async fn sync(
             tracing::error!(source = key.1, %problem, "a revocation cannot be applied; it is tried again");
         }
     }
-    done
+    done.map(|verdict| verdict.after_writing(written))
 }
 
 async fn carry_out(
@@ -90,23 +86,6 @@ async fn carry_out(
             Err(error) => Err(Failure { error, held: Held::Free }),
         },
     }
-}
-
-/// The source that this one waits for, if any.
-fn waits(ctx: &Ctx, key: &Key) -> Option<Wait> {
-    let memory = ctx.memory.read();
-    let node = |source: &GitSource| {
-        let conditions = source.status.iter().flat_map(|status| &status.conditions);
-        let ready = conditions.into_iter().any(|condition| {
-            condition.type_ == READY
-                && condition.status == "True"
-                && condition.observed_generation == source.metadata.generation
-        });
-        let depends_on = source.spec.depends_on.iter().map(|other| other.name.clone()).collect();
-        Node { depends_on, ready }
-    };
-    let beside = memory.sources.iter().filter(|((namespace, _), _)| *namespace == key.0);
-    wait(&key.1, &beside.map(|((_, name), source)| (name.clone(), node(source))).collect())
 }
 
 /// The head waits for a person. Its revocations count, and what was applied last goes on to be.
