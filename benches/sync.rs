@@ -1,16 +1,17 @@
 //! What following a repository costs, beside plain git and the same writes.
 //!
 //! `cargo bench --bench sync` starts a control plane of its own and the operator for each size of repository: ConfigMaps, and a
-//! Deployment in every fifty manifests. Measured are the first sync, a look at which nothing changed, and a commit that
-//! changes one file. Beside each, in the same round, the same is done by plain means: `git fetch` into a bare mirror, reading
-//! what changed from it, and the same server-side applies, with as many in flight; who begins alternates. Figures are
-//! medians of the rounds.
+//! Deployment in every fifty manifests. Measured are the first sync, a look at which nothing changed, a commit that
+//! changes one file, and (of the smallest size) such a commit of which a push tells. Beside each, in the same round, the same
+//! is done by plain means: `git fetch` into a bare mirror, reading what changed from it, and the same server-side applies,
+//! with as many in flight; who begins alternates. Figures are medians of the rounds.
 //!
 //! Standard output has one line for each figure: `figure<TAB>name<TAB>value<TAB>unit<TAB>reference<TAB>ratio`. The reference
 //! is what the plain way came to. Everything else is said on standard error.
 //!
 //! How it is measured:
-//! - From the moment `git commit` has returned: the source is asked to look by its annotation, and that request counts.
+//! - From the moment `git commit` has returned: the source is asked to look by its annotation, and that request counts. For
+//!   `push_seen` a signed push is sent to the receiver instead, as GitHub sends it, and that counts.
 //! - To times in the API server's own audit log, where something is applied; to the status that says that the source was
 //!   looked at, where nothing is.
 //! - `beyond_fetch` is what is left of the time when that of the plain `git fetch` of the same round is taken off.
@@ -87,9 +88,12 @@ async fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let sizes = std::env::var("COUNTERSIGN_BENCH_SIZES").unwrap_or_else(|_| "1000,10000".to_owned());
-    for size in sizes.split(',') {
-        let size = size.trim().parse().with_context(|| format!("COUNTERSIGN_BENCH_SIZES: {size:?}"))?;
-        print!("{}", measure(size).await?);
+    let parse = |size: &str| {
+        size.trim().parse::<usize>().with_context(|| format!("COUNTERSIGN_BENCH_SIZES: {size:?}"))
+    };
+    let sizes = sizes.split(',').map(parse).collect::<anyhow::Result<Vec<_>>>()?;
+    for size in &sizes {
+        print!("{}", measure(*size, Some(size) == sizes.iter().min()).await?);
     }
     Ok(())
 }
@@ -101,8 +105,8 @@ fn number(variable: &str, default: usize) -> anyhow::Result<usize> {
     }
 }
 
-/// All figures of one size.
-async fn measure(size: usize) -> anyhow::Result<String> {
+/// All figures of one size; of one size also that of a push.
+async fn measure(size: usize, pushes: bool) -> anyhow::Result<String> {
     let plane = ControlPlane::start(Options::default())?;
     install(&plane).await;
     // As shipped: stories look at bare objects every second, and log more.
@@ -110,7 +114,8 @@ async fn measure(size: usize) -> anyhow::Result<String> {
         .with("COUNTERSIGN_BARE_INTERVAL_SECONDS", "300")
         .with("COUNTERSIGN_LOG", "info");
     operator.restart().await;
-    let mut bench = Bench { plane: &plane, log: AuditLog::new(plane.directory().join("audit.log")), size };
+    let log = AuditLog::new(plane.directory().join("audit.log"));
+    let mut bench = Bench { plane: &plane, receiver_port: operator.receiver_port, log, size };
     let mut first = Vec::new();
     let mut last = None;
     for round in 0..number("COUNTERSIGN_BENCH_FIRST", 1)?.max(1) {
@@ -120,21 +125,46 @@ async fn measure(size: usize) -> anyhow::Result<String> {
     }
     let (repository, plain) = last.context("no round")?;
     let (mut unchanged, mut changed) = (Vec::new(), Vec::new());
-    for round in 0..number("COUNTERSIGN_BENCH_ROUNDS", 7)? {
+    let rounds = number("COUNTERSIGN_BENCH_ROUNDS", 7)?;
+    for round in 0..rounds {
         let ours_first = round.is_multiple_of(2);
-        unchanged.push(bench.round(&repository, &plain, ours_first, None).await?);
-        changed.push(bench.round(&repository, &plain, ours_first, Some(round)).await?);
+        unchanged.push(bench.round(&repository, &plain, ours_first, What::Nothing).await?);
+        changed.push(bench.round(&repository, &plain, ours_first, What::OneFile(round)).await?);
     }
     let mut out = String::new();
-    for (name, rounds) in [("first_sync", &first), ("no_change", &unchanged), ("one_changed_file", &changed)]
+    for (name, measured) in
+        [("first_sync", &first), ("no_change", &unchanged), ("one_changed_file", &changed)]
     {
-        figures(&mut out, &format!("{name}_{size}"), rounds);
+        figures(&mut out, &format!("{name}_{size}"), measured);
+    }
+    if pushes {
+        repository.receive_pushes().await?;
+        let mut pushed = Vec::new();
+        for round in 0..rounds {
+            let what = What::Push(rounds + round);
+            pushed.push(bench.round(&repository, &plain, round.is_multiple_of(2), what).await?);
+        }
+        let ratio = median(&pushed, |round| round.ours.seconds / round.plain.seconds);
+        let ours = median(&pushed, |round| round.ours.seconds * 1e3);
+        let plain = median(&pushed, |round| round.plain.seconds * 1e3);
+        let _ = writeln!(out, "figure\tpush_seen_{size}\t{ours:.1}\tms\t{plain:.1}\t{ratio:.2}");
     }
     Ok(out)
 }
 
+/// What is looked at, and how it is asked for.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Nothing,
+    /// A commit of the round with this number.
+    OneFile(usize),
+    /// The same, told by a push.
+    Push(usize),
+}
+
 struct Bench<'a> {
     plane: &'a ControlPlane,
+    receiver_port: u16,
     log: AuditLog,
     size: usize,
 }
@@ -191,17 +221,23 @@ impl Bench<'_> {
         repository: &Repository,
         plain: &Plain,
         ours_first: bool,
-        change: Option<usize>,
+        what: What,
     ) -> anyhow::Result<Round> {
         let mut measured = Round::default();
-        let changed = change.map(|round| repository.change(round)).transpose()?;
+        let changed = match what {
+            What::Nothing => None,
+            What::OneFile(round) | What::Push(round) => Some(repository.change(round)?),
+        };
         for turn in [ours_first, !ours_first] {
             self.log.until_quiet().await?;
             let since = self.log.now();
             if turn {
                 let cpu = self.operator_cpu()?;
                 let (began, from) = (Timestamp::now(), Instant::now());
-                repository.poke().await?;
+                match what {
+                    What::Nothing | What::OneFile(_) => repository.poke().await?,
+                    What::Push(_) => repository.push(self.receiver_port).await?,
+                }
                 let mut seconds = None;
                 if let Some(changed) = &changed {
                     let patched = self
@@ -229,7 +265,12 @@ impl Bench<'_> {
                 measured.plain = Cost { seconds, cpu: plain::cpu()? - cpu };
             }
         }
-        self.tell(if changed.is_some() { "one changed file" } else { "no change" }, &measured);
+        let told = match what {
+            What::Nothing => "no change",
+            What::OneFile(_) => "one changed file",
+            What::Push(_) => "one changed file, told by a push",
+        };
+        self.tell(told, &measured);
         Ok(measured)
     }
 

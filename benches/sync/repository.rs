@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use countersign::api::GitSource;
-use k8s_openapi::api::core::v1::Namespace;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -26,6 +27,8 @@ const DIRECTORY: usize = 100;
 /// Every so many manifests one is a Deployment.
 const DEPLOYMENTS: usize = 50;
 const IMAGE: &str = "registry.example/bench/app";
+/// What the sender of pushes shows.
+const TOKEN: &str = "a token of many letters";
 
 /// A repository, and the source that follows it.
 pub struct Repository {
@@ -115,12 +118,42 @@ impl Repository {
         Ok(())
     }
 
+    /// Makes the source receive pushes.
+    pub async fn receive_pushes(&self) -> anyhow::Result<()> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), ROOT);
+        let secret = json!({"metadata": {"name": self.name}, "stringData": {"token": TOKEN}});
+        secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+        let receiver = json!({"type": "GitHub", "secretRef": {"name": self.name}});
+        let patch = Patch::Merge(json!({"spec": {"receiver": receiver}}));
+        self.sources().patch(&self.name, &PatchParams::default(), &patch).await?;
+        until("the receiver knows its token", Duration::from_millis(50), async || {
+            let status = self.sources().get(&self.name).await?.status.unwrap_or_default();
+            Ok(status.conditions.iter().any(|said| said.type_ == "Receiver" && said.status == "True"))
+        })
+        .await
+    }
+
+    /// Tells that something was pushed, as GitHub does.
+    pub async fn push(&self, port: u16) -> anyhow::Result<()> {
+        let body = r#"{"ref": "refs/heads/main"}"#;
+        let mut signature = Hmac::<Sha256>::new_from_slice(TOKEN.as_bytes())?;
+        signature.update(body.as_bytes());
+        let signature = format!("sha256={}", hex::encode(signature.finalize().into_bytes()));
+        let url = format!("http://127.0.0.1:{port}/hooks/{ROOT}/{}", self.name);
+        let request = reqwest::Client::new().post(url).header("X-Hub-Signature-256", signature).body(body);
+        let status = request.send().await?.status();
+        ensure!(status == reqwest::StatusCode::ACCEPTED, "a push is answered with {status}");
+        self.stamp.borrow_mut().clear();
+        Ok(())
+    }
+
     /// Waits until the source has applied the head, and has looked since it was asked last.
     pub async fn until_looked(&self) -> anyhow::Result<()> {
         let (head, stamp) = (self.repo.head(), self.stamp.borrow().clone());
         until("the source has looked", Duration::from_millis(5), async || {
             let status = self.sources().get(&self.name).await?.status.unwrap_or_default();
-            let handled = status.last_handled_reconcile_at.as_deref().unwrap_or_default() == stamp;
+            // A push is stamped by the operator.
+            let handled = stamp.is_empty() || status.last_handled_reconcile_at.as_deref() == Some(&stamp);
             Ok(handled && status.last_applied_commit.as_deref() == Some(&head))
         })
         .await

@@ -1,4 +1,4 @@
-//! Makes a status fit the bounds of its schema.
+//! Makes a status fit the bounds of its schema, and a patch of it that touches only what this version knows.
 
 use kube::{Resource, core::object::HasStatus};
 use serde::{Serialize, de::DeserializeOwned};
@@ -20,12 +20,19 @@ where
     K: Resource<DynamicType = ()> + HasStatus,
     K::Status: Serialize + DeserializeOwned,
 {
-    let fitted = serde_json::from_value(fitted_status::<K>(&status));
-    fitted.unwrap_or(status)
+    let mut value = serde_json::to_value(&status).unwrap_or_default();
+    if let Some(schema) = status_schema(&K::kind(&())) {
+        fit(schema, &mut value);
+    }
+    serde_json::from_value(value).unwrap_or(status)
 }
 
-/// The same, as it is sent.
-pub fn fitted_status<K>(status: &K::Status) -> Value
+/// A status as a merge patch, made to fit: what this version knows is set, or removed where it is absent; what only another
+/// version knows is not named, and stays.
+///
+/// # Caveats
+/// A merge patch replaces lists whole: what another version keeps inside of an item goes.
+pub fn status_patch<K>(status: &K::Status) -> Value
 where
     K: Resource<DynamicType = ()> + HasStatus,
     K::Status: Serialize,
@@ -33,8 +40,23 @@ where
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if let Some(schema) = status_schema(&K::kind(&())) {
         fit(schema, &mut value);
+        remove_absent(schema, &mut value);
     }
     value
+}
+
+/// Null removes a field.
+fn remove_absent(schema: &Value, value: &mut Value) {
+    let properties = schema.get("properties").and_then(Value::as_object);
+    let (Some(properties), Value::Object(object)) = (properties, value) else { return };
+    for (name, property) in properties {
+        match object.get_mut(name) {
+            Some(known) => remove_absent(property, known),
+            None => {
+                object.insert(name.clone(), Value::Null);
+            }
+        }
+    }
 }
 
 fn fit(schema: &Value, value: &mut Value) {
@@ -70,6 +92,8 @@ fn fit(schema: &Value, value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::api::{
         GitSource, GitSourceStatus,
@@ -102,6 +126,28 @@ mod tests {
         assert_eq!(fitted.problem_count, Some(60));
         let held_back = fitted.held_back.unwrap();
         assert_eq!((held_back.commit, held_back.message.chars().count()), (held.commit, 4096));
+    }
+
+    /// If this fails, an older version that leads for a while removes what a newer one recorded, or leaves what is over.
+    #[test]
+    fn a_patch_removes_what_is_absent_and_names_nothing_it_does_not_know() {
+        let held = HeldBack {
+            commit: "ab".repeat(20),
+            reason: "Rewritten".to_owned(),
+            message: String::new(),
+            withdrawals: 1,
+            prunes: 0,
+        };
+        let mut stored = json!({
+            "heldBack": held, "problems": [{"path": "a.yaml", "message": "bad", "newer": 1}], "objects": 7, "newer": {"a": 1},
+        });
+        stored["heldBack"]["newer"] = json!("kept with what it is about");
+        let status = GitSourceStatus { held_back: Some(held), ..GitSourceStatus::default() };
+        let mut after = stored.clone();
+        json_patch::merge(&mut after, &status_patch::<GitSource>(&status));
+        assert_eq!(after, json!({"heldBack": stored["heldBack"], "newer": {"a": 1}}));
+        json_patch::merge(&mut after, &status_patch::<GitSource>(&GitSourceStatus::default()));
+        assert_eq!(after, json!({"newer": {"a": 1}}));
     }
 
     #[test]

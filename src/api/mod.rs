@@ -1,7 +1,7 @@
 //! The Kubernetes kinds of the API group `countersign.dev`, version `v1alpha1`.
 //!
 //! Reading has two strengths. What the API server hands out is read tolerantly: a field that a newer version stored is
-//! passed over. What comes through git or the command line is read by [`read_strict`], which holds it against the very
+//! passed over, and left as it is by [`status_patch`]. What comes through git or the command line is read by [`read_strict`], which holds it against the very
 //! schema that [`crds`] installs and names the path of everything that is unknown, wrong or out of bounds.
 
 pub mod approved_image;
@@ -24,7 +24,7 @@ use serde_json::Value;
 use crate::domain::manifest::{self, WriteError};
 
 pub use approved_image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus};
-pub use fit::{fit_status, fitted_status};
+pub use fit::{fit_status, status_patch};
 pub use git_source::{GitSource, GitSourceSpec, GitSourceStatus};
 pub use image_policy::{ImagePolicy, ImagePolicySpec, ImagePolicyStatus};
 pub use release_history::{ReleaseHistory, ReleaseHistorySpec, ReleaseHistoryStatus};

@@ -210,7 +210,7 @@ async fn put_back(cluster: &Cluster, root: &str, kept: &Kept) -> anyhow::Result<
             cluster.apply(&object, MANAGER).await.map_err(explained(id.clone()))?;
             let status = history.status.clone().unwrap_or_default();
             // kubectl apply would leave it out.
-            cluster.report::<ReleaseHistory, _>(root, name, &status).await.map_err(explained(id))?;
+            cluster.report::<ReleaseHistory>(root, name, &status).await.map_err(explained(id))?;
         }
     }
     Ok(())

@@ -76,7 +76,7 @@ async fn report(ctx: &Ctx) {
     stream::iter(approvals)
         .for_each_concurrent(8, |(key, status)| async move {
             written(
-                ctx.cluster.report::<ApprovedImage, _>(&key.0, &key.1, &status).await,
+                ctx.cluster.report::<ApprovedImage>(&key.0, &key.1, &status).await,
                 "ApprovedImage",
                 &key,
             );
@@ -84,7 +84,7 @@ async fn report(ctx: &Ctx) {
         .await;
     stream::iter(policies)
         .for_each_concurrent(8, |(key, status)| async move {
-            written(ctx.cluster.report::<ImagePolicy, _>(&key.0, &key.1, &status).await, "ImagePolicy", &key);
+            written(ctx.cluster.report::<ImagePolicy>(&key.0, &key.1, &status).await, "ImagePolicy", &key);
         })
         .await;
 }
@@ -300,6 +300,7 @@ fn gauges(ctx: &Ctx, memory: &State, now: Timestamp) {
                 Some(Found::NotPermitted | Found::NotCreated) => WorkloadState::NotPermitted,
                 Some(Found::NoSafeRelease) => WorkloadState::NoSafeRelease,
                 Some(Found::Ungoverned) => WorkloadState::Ungoverned,
+                Some(Found::Unreadable) => WorkloadState::Unreadable,
                 Some(Found::Gone) | None => return false,
             };
             found == state

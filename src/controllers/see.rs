@@ -306,13 +306,25 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             }
         }
         Seen::There(Own { key, object }) => {
+            let was_unreadable = memory.invalid.contains_key(&("ReleaseHistory", key.clone()));
             note_validity(&mut memory, "ReleaseHistory", &key, object.as_ref().err().cloned());
-            let Ok(object) = object else { return };
+            let Ok(object) = object else {
+                let mut known = memory.histories.keys();
+                if let Some(id) = known.find(|id| acting && trail::history_name(id) == key.1) {
+                    ctx.workloads.now(id.clone());
+                }
+                return;
+            };
             let asked = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
             let Some((id, tracked)) = trail::stored(&object) else { return };
             if !acting {
                 memory.histories.insert(id, tracked);
                 return;
+            }
+            if was_unreadable {
+                // Somebody mended it. What could not be read when leading began is known only now.
+                ctx.workloads.now(id.clone());
+                memory.histories.entry(id.clone()).or_insert(tracked.clone());
             }
             if let Some(known) = memory.histories.get_mut(&id) {
                 known.version = tracked.version;

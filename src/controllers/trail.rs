@@ -11,7 +11,9 @@ use std::{
 };
 
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::{
+    api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition as WireCondition,
+};
 use kube::ResourceExt;
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
@@ -22,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ctx, Shared,
-    memory::{Said, Tracked},
+    memory::{Said, State, Tracked},
     now,
 };
 use crate::{
@@ -30,14 +32,15 @@ use crate::{
     api::{
         ReleaseHistory, ReleaseHistoryStatus,
         annotation::{RELEASE_HOLD, RETRY},
-        condition::to_api,
+        condition::{from_api, to_api},
         convert::cut,
-        fitted_status,
         release_history::{ReleaseHistorySpec, WorkloadRef},
+        status_patch,
     },
     domain::{
         condition::{Condition, READY, RECONCILING, Status, merge},
         intervention::Asked,
+        inventory::ObjectId,
         ownership::MANAGER,
         plan::State as Found,
         release::{Outcome, RollbackOutcome},
@@ -193,11 +196,13 @@ async fn flush(ctx: &Shared, reporter: &Reporter) {
 
 /// Writes the history of a workload as it is now, if it is not stored like that.
 pub async fn record(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
-    let Some(tracked) =
-        ctx.memory.read().histories.get(id).filter(|tracked| tracked.dirty.is_some()).cloned()
-    else {
-        return Ok(());
+    let tracked = {
+        let memory = ctx.memory.read();
+        // What cannot be read is not overwritten.
+        let readable = unreadable(ctx, &memory, id).is_none();
+        memory.histories.get(id).filter(|tracked| readable && tracked.dirty.is_some()).cloned()
     };
+    let Some(tracked) = tracked else { return Ok(()) };
     let outcome = write(ctx, id, &tracked).await;
     let counted = if outcome.is_ok() { WriteOutcome::Done } else { WriteOutcome::Failed };
     ctx.metrics.history_write(counted);
@@ -248,9 +253,9 @@ async fn write(ctx: &Ctx, id: &WorkloadId, tracked: &Tracked) -> Result<Written,
     status.observed_generation = Some(1);
     status.last_handled_reconcile_at.clone_from(&tracked.requested);
     status.conditions = merged.conditions.iter().map(to_api).collect();
-    let status = fitted_status::<ReleaseHistory>(&status);
+    let patch = status_patch::<ReleaseHistory>(&status);
     let report = async |version: Option<&str>| {
-        ctx.cluster.report_on::<ReleaseHistory, _>(&ctx.root, &name, &status, version).await
+        ctx.cluster.report_on::<ReleaseHistory>(&ctx.root, &name, &patch, version).await
     };
     let stored = match report(version.as_deref()).await {
         // A person may have annotated it. A write that was on its way while another led stays refused: its fence is shut.
@@ -258,6 +263,37 @@ async fn write(ctx: &Ctx, id: &WorkloadId, tracked: &Tracked) -> Result<Written,
         answer => answer?,
     };
     Ok(Written { conditions: merged.conditions, version: version_of(&stored) })
+}
+
+/// Why the history of a workload cannot be read, if it cannot.
+pub fn unreadable<'m>(ctx: &Ctx, memory: &'m State, id: &WorkloadId) -> Option<&'m str> {
+    if memory.invalid.is_empty() {
+        return None;
+    }
+    memory.invalid.get(&("ReleaseHistory", (ctx.root.clone(), history_name(id)))).map(String::as_str)
+}
+
+/// Says what stands on a history that cannot be read; the rest of it stays as it is.
+pub async fn say(ctx: &Ctx, id: &WorkloadId, said: Said) -> Result<(), Error> {
+    let name = history_name(id);
+    let object = ObjectId {
+        api_version: "countersign.dev/v1alpha1".to_owned(),
+        kind: "ReleaseHistory".to_owned(),
+        namespace: ctx.root.clone(),
+        name: name.clone(),
+    };
+    let Some(stored) = ctx.cluster.get(&object).await? else { return Ok(()) };
+    let recorded = stored.pointer("/status/conditions").cloned().unwrap_or_default();
+    let recorded: Vec<WireCondition> = serde_json::from_value(recorded).unwrap_or_default();
+    let recorded: Vec<_> = recorded.iter().map(from_api).collect();
+    let tracked = Tracked { said, ..Tracked::default() };
+    let merged = merge(&recorded, &conditions(&tracked), 1, now());
+    if !merged.changed {
+        return Ok(());
+    }
+    let conditions: Vec<_> = merged.conditions.iter().map(to_api).collect();
+    let (patch, version) = (json!({"conditions": conditions}), version_of(&stored));
+    ctx.cluster.report_on::<ReleaseHistory>(&ctx.root, &name, &patch, version.as_deref()).await.map(drop)
 }
 
 fn version_of(object: &Value) -> Option<String> {
@@ -279,6 +315,7 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
         Some(Found::NotPermitted) => (Status::False, "NotPermitted"),
         Some(Found::NoSafeRelease) => (Status::False, "NoSafeRelease"),
         Some(Found::NotCreated) => (Status::False, "NotCreated"),
+        Some(Found::Unreadable) => (Status::False, "Unreadable"),
         Some(Found::Gone) => (Status::False, "WorkloadGone"),
         None => (Status::Unknown, "NotYetLooked"),
     };
@@ -345,7 +382,7 @@ pub fn stored(object: &ReleaseHistory) -> Option<(WorkloadId, Tracked)> {
     for why in unreadable {
         tracing::error!(workload = %id, why, "a part of a history cannot be read");
     }
-    let conditions = status.conditions.iter().map(crate::api::condition::from_api).collect();
+    let conditions = status.conditions.iter().map(from_api).collect();
     let requested = status.last_handled_reconcile_at.clone();
     let version = object.resource_version();
     let asked = Asked::new(object.annotations().get(RELEASE_HOLD), object.annotations().get(RETRY));

@@ -19,7 +19,10 @@ use crate::{
     domain::{
         drift::Applied,
         inventory::ObjectId,
-        plan::{Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan, pods_matter},
+        plan::{
+            Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan, pods_matter,
+            without_history,
+        },
         policy::Judge,
         release::{History, Outcome},
         rollout::Rollout,
@@ -35,6 +38,7 @@ mod leftover;
 mod pods;
 mod rights;
 mod tell;
+mod unreadable;
 
 use find::find;
 use tell::{announce, label, tell};
@@ -93,11 +97,8 @@ async fn reconcile(ctx: &Ctx, id: &WorkloadId) -> Result<Next, (Stage, Error)> {
         return Ok(Next::After(wait));
     }
     let now = now();
-    let unreadable = ("ReleaseHistory", (ctx.root.clone(), trail::history_name(id)));
-    if ctx.memory.read().invalid.contains_key(&unreadable) {
-        // Without its history a hold could be lost: nothing of it moves until a person mends the object.
-        tracing::error!(workload = %id, history = unreadable.1.1, "its history cannot be read, so nothing of it moves");
-        return Ok(Next::After(Duration::from_mins(1)));
+    if trail::unreadable(ctx, &ctx.memory.read(), id).is_some() {
+        return unreadable::look(ctx, id, now).await.map_err(|error| (Stage::Record, error));
     }
     // What cannot be looked at proves nothing, but it must not stand in the way of a rollback.
     if let Err(error) = beyond::look(ctx, id).await {
@@ -224,8 +225,9 @@ fn with_world<T>(
 fn decide(ctx: &Ctx, id: &WorkloadId, missing: &BTreeSet<(&'static str, String)>, now: Timestamp) -> Plan {
     let (plan, finding, judged_by) = {
         let memory = ctx.memory.read();
+        let unreadable = trail::unreadable(ctx, &memory, id);
         let (plan, finding) = with_world(ctx, &memory, id, missing, now, |world| {
-            let plan = plan(world);
+            let plan = unreadable.map_or_else(|| plan(world), |why| without_history(world, why));
             let finding = find(world, &plan);
             (plan, finding)
         });

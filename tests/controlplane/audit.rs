@@ -53,6 +53,9 @@ pub struct AuditObject {
 pub struct AuditStatus {
     #[serde(default)]
     pub code: u16,
+    /// Why it was refused, if it was.
+    #[serde(default)]
+    pub message: String,
 }
 
 impl AuditEvent {

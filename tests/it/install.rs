@@ -1,6 +1,8 @@
 //! `deploy/base` on a real API server: what its accounts may do, that restricted Pod Security lets it in, and that the
 //! operator needs nothing else.
 
+mod tenant;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -76,6 +78,7 @@ async fn it_runs_restricted_under_exactly_the_rights_that_are_written_down() {
     restricted_lets_it_in(&plane).await;
     the_rights_are_the_golden_ones(&plane).await;
     the_operator_needs_nothing_else(&plane).await;
+    tenant::needs_only_what_the_guide_says(&plane).await;
 }
 
 async fn restricted_lets_it_in(plane: &ControlPlane) {

@@ -19,7 +19,7 @@ use crate::{
     support::operator::{Operator, ROOT},
 };
 
-/// The kinds of the base, and their resources.
+/// The kinds of the base and of the guides, and their resources.
 const PLURALS: &[(&str, &str)] = &[
     ("CustomResourceDefinition", "customresourcedefinitions"),
     ("Namespace", "namespaces"),
@@ -32,13 +32,15 @@ const PLURALS: &[(&str, &str)] = &[
     ("Service", "services"),
     ("PodDisruptionBudget", "poddisruptionbudgets"),
     ("Deployment", "deployments"),
+    ("GitSource", "gitsources"),
 ];
 
 /// Where an object of the base stands.
 pub fn api_of(plane: &ControlPlane, object: &Value) -> Api<DynamicObject> {
     let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (group, version) = text("/apiVersion").rsplit_once('/').unwrap_or(("", text("/apiVersion")));
-    let (kind, plural) = PLURALS.iter().find(|(kind, _)| *kind == text("/kind")).expect("a kind of the base");
+    let (kind, plural) =
+        PLURALS.iter().find(|(kind, _)| *kind == text("/kind")).expect("a kind of the base or of a guide");
     let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural);
     match text("/metadata/namespace") {
         "" => Api::all_with(plane.client(), &resource),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use countersign::{
     adapters::cluster::Cluster,
-    api::{ReleaseHistory, ReleaseHistoryStatus},
+    api::{ReleaseHistory, ReleaseHistoryStatus, status_patch},
 };
 use k8s_openapi::api::{coordination::v1::Lease, rbac::v1::ClusterRoleBinding};
 use kube::{
@@ -24,14 +24,14 @@ use crate::{
 };
 
 /// Two operators on one control plane, with an account each, so that the audit log tells them apart. The first leads.
-struct Pair {
-    plane: &'static ControlPlane,
-    first: &'static Operator<'static>,
-    second: &'static Operator<'static>,
+pub struct Pair {
+    pub plane: &'static ControlPlane,
+    pub first: &'static Operator<'static>,
+    pub second: &'static Operator<'static>,
     _turn: MutexGuard<'static, ()>,
 }
 
-async fn pair() -> Pair {
+pub async fn pair() -> Pair {
     static TURN: Mutex<()> = Mutex::const_new(());
     static STARTED: OnceCell<(&ControlPlane, &Operator<'static>, &Operator<'static>)> = OnceCell::const_new();
     let turn = TURN.lock().await;
@@ -59,7 +59,7 @@ async fn pair() -> Pair {
 }
 
 /// A service account with all rights.
-async fn account(plane: &ControlPlane, name: &str) -> std::path::PathBuf {
+pub async fn account(plane: &ControlPlane, name: &str) -> std::path::PathBuf {
     let accounts = Api::namespaced(plane.client(), ROOT);
     let account: k8s_openapi::api::core::v1::ServiceAccount =
         serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
@@ -74,11 +74,11 @@ async fn account(plane: &ControlPlane, name: &str) -> std::path::PathBuf {
     plane.service_account_kubeconfig(ROOT, name).await.unwrap()
 }
 
-fn leases(plane: &ControlPlane) -> Api<Lease> {
+pub fn leases(plane: &ControlPlane) -> Api<Lease> {
     Api::namespaced(plane.client(), ROOT)
 }
 
-async fn leads(operator: &Operator<'_>) {
+pub async fn leads(operator: &Operator<'_>) {
     eventually("it leads", SOON, async || {
         ensure!((operator.metric("countersign_leader").await? - 1.0).abs() < 0.1);
         Ok(())
@@ -87,7 +87,7 @@ async fn leads(operator: &Operator<'_>) {
 }
 
 /// What an operator wrote with success, its lease apart.
-fn writes(plane: &ControlPlane, name: &str) -> Vec<AuditEvent> {
+pub fn writes(plane: &ControlPlane, name: &str) -> Vec<AuditEvent> {
     let user = format!("system:serviceaccount:{ROOT}:{name}");
     let on_lease =
         |event: &AuditEvent| event.object_ref.as_ref().is_some_and(|object| object.resource == "leases");
@@ -187,10 +187,10 @@ async fn a_history_is_only_written_on_the_version_that_was_seen() {
     let created = cluster.apply(&object, "countersign").await.unwrap();
     let version =
         |object: &serde_json::Value| object["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
-    let status =
-        |uid: &str| ReleaseHistoryStatus { uid: Some(uid.to_owned()), ..ReleaseHistoryStatus::default() };
     let report = async |uid: &str, seen: &str| {
-        cluster.report_on::<ReleaseHistory, _>(ROOT, name, &status(uid), Some(seen)).await
+        let status = ReleaseHistoryStatus { uid: Some(uid.to_owned()), ..ReleaseHistoryStatus::default() };
+        let patch = status_patch::<ReleaseHistory>(&status);
+        cluster.report_on::<ReleaseHistory>(ROOT, name, &patch, Some(seen)).await
     };
     let first = report("of the leader", &version(&created)).await.unwrap();
     let late = report("of the one before", &version(&created)).await.unwrap_err();

@@ -60,3 +60,4 @@ mod story_withdrawal;
 mod support;
 mod tidy;
 mod unowned;
+mod versions;

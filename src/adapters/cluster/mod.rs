@@ -11,12 +11,12 @@ mod live;
 mod raw;
 mod resources;
 
-use std::{collections::BTreeMap, fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use kube::{
     Client, Config, Resource as _,
     api::{Patch, PatchParams, PostParams},
-    core::{ApiResource, DynamicObject, Request},
+    core::{ApiResource, DynamicObject, Request, object::HasStatus},
 };
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,6 +32,7 @@ pub use resources::Resource;
 
 use crate::{
     adapters::chain,
+    api::status_patch,
     domain::{inventory::ObjectId, ownership::MANAGER, workload::Kind},
 };
 
@@ -274,49 +275,35 @@ impl Cluster {
         self.send("patch", &id.to_string(), http).await
     }
 
-    /// Writes a whole status.
-    pub async fn report<K, S>(&self, namespace: &str, name: &str, status: &S) -> Result<(), Error>
+    /// Writes a whole status, as far as this version knows it.
+    pub async fn report<K>(&self, namespace: &str, name: &str, status: &K::Status) -> Result<(), Error>
     where
-        K: kube::Resource<DynamicType = ()>,
-        S: Serialize + Debug,
+        K: kube::Resource<DynamicType = ()> + HasStatus,
+        K::Status: Serialize,
     {
-        self.report_on::<K, S>(namespace, name, status, None).await.map(drop)
+        self.report_on::<K>(namespace, name, &status_patch::<K>(status), None).await.map(drop)
     }
 
-    /// Writes a whole status, on a version of the object if one is expected; answers with the object as stored. The only place
-    /// that writes one.
-    pub async fn report_on<K, S>(
+    /// Patches a status, on a version of the object if one is expected; answers with the object as stored. The only place that
+    /// writes one. It is a merge patch and no apply: that would remove what a newer version put there under the same manager.
+    pub async fn report_on<K>(
         &self,
         namespace: &str,
         name: &str,
-        status: &S,
+        patch: &Value,
         version: Option<&str>,
     ) -> Result<Value, Error>
     where
         K: kube::Resource<DynamicType = ()>,
-        S: Serialize + Debug,
     {
-        #[derive(Debug, Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Body<'a, S> {
-            api_version: &'a str,
-            kind: &'a str,
-            metadata: Value,
-            status: &'a S,
+        let mut body = json!({"status": patch});
+        if let Some(version) = version {
+            body["metadata"] = json!({"resourceVersion": version});
         }
-        let body = Body {
-            api_version: &K::api_version(&()),
-            kind: &K::kind(&()),
-            metadata: match version {
-                Some(version) => json!({"name": name, "namespace": namespace, "resourceVersion": version}),
-                None => json!({"name": name, "namespace": namespace}),
-            },
-            status,
-        };
         let request = Request::new(K::url_path(&(), Some(namespace)));
-        let params = PatchParams::apply(MANAGER).force();
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let object = format!("the status of {} {namespace}/{name}", K::kind(&()));
-        let http = request.patch_subresource("status", name, &params, &Patch::Apply(&body));
+        let http = request.patch_subresource("status", name, &params, &Patch::Merge(&body));
         self.send("write", &object, http).await
     }
 

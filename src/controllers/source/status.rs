@@ -268,7 +268,7 @@ pub(super) async fn report(ctx: &Ctx, source: &GitSource, verdict: &Verdict) -> 
     if status == old {
         return Ok(());
     }
-    ctx.cluster.report::<GitSource, _>(&key.0, &key.1, &status).await?;
+    ctx.cluster.report::<GitSource>(&key.0, &key.1, &status).await?;
     let ready = |status: &GitSourceStatus| {
         let ready = status.conditions.iter().find(|condition| condition.type_ == READY);
         ready.map(|ready| (ready.status.clone(), ready.reason.clone(), ready.message.clone()))
@@ -328,7 +328,7 @@ pub(super) async fn note_published(
         return Ok(());
     }
     status.published_commit = Some(commit);
-    ctx.cluster.report::<GitSource, _>(&key.0, &key.1, &status).await?;
+    ctx.cluster.report::<GitSource>(&key.0, &key.1, &status).await?;
     if let Some(known) = ctx.memory.write().sources.get_mut(&key) {
         std::sync::Arc::make_mut(known).status = Some(status);
     }

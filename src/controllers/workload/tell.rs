@@ -66,6 +66,11 @@ pub(super) fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
         ctx.trail.event(about, EventType::Normal, reason, "Intervene", &taken.note());
         tracing::info!(workload = %id, note = taken.note(), "a person asked for it");
     }
+    alarm(ctx, id, after.uid.as_deref(), plan);
+}
+
+/// Tells, once, what a person should see to.
+pub(super) fn alarm(ctx: &Ctx, id: &WorkloadId, uid: Option<&str>, plan: &Plan) {
     let news = {
         let mut memory = ctx.memory.write();
         let told = memory.told.insert(id.clone(), (plan.state, plan.message.clone()));
@@ -75,10 +80,10 @@ pub(super) fn tell(ctx: &Ctx, id: &WorkloadId, before: &History, plan: &Plan) {
         Found::NotPermitted => "NotPermitted",
         Found::NoSafeRelease => "NoSafeRelease",
         Found::NotCreated => "NotCreated",
+        Found::Unreadable => "Unreadable",
         Found::Permitted | Found::Held | Found::Paused | Found::Ungoverned | Found::Gone => return,
     };
     if news {
-        let uid = after.uid.as_deref();
         let note = if plan.missing.is_empty() { plan.message.clone() } else { plan.missing.join("; ") };
         ctx.trail.event(reference(id, uid), EventType::Warning, reason, "Judge", &note);
         tracing::info!(workload = %id, state = reason, message = %note, "not permitted");

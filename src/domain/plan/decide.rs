@@ -188,7 +188,12 @@ fn is_recorded(own: &ReleaseImage, text: &str) -> bool {
 }
 
 /// What runs revoked all the same: in a container that the held release does not have.
-fn left_revoked(world: &World<'_>, history: &History, live: &Images, set: &Images) -> Option<String> {
+pub(super) fn left_revoked(
+    world: &World<'_>,
+    history: &History,
+    live: &Images,
+    set: &Images,
+) -> Option<String> {
     live.iter().filter(|(id, _)| !set.contains_key(*id)).find_map(|(id, text)| {
         let why = revoked(world, history, id, &world.judge.enforced(text).image())?;
         Some(format!("{id} runs {}, which is revoked: {why}", short(text)))

@@ -14,10 +14,12 @@ mod failed;
 mod leftover;
 mod observe;
 mod target;
+mod unreadable;
 mod wish;
 
 pub use failed::pods_matter;
 pub use leftover::{Doomed, Leftover, Pods, leftover, may_leave_pods};
+pub use unreadable::without_history;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -152,6 +154,8 @@ pub enum State {
     Paused,
     /// No policy covers it.
     Ungoverned,
+    /// Its history cannot be read: nothing of it moves.
+    Unreadable,
     /// It does not exist, or is being deleted.
     Gone,
 }

@@ -1229,6 +1229,22 @@ fn a_record_that_cannot_be_read_is_not_forgotten() {
     assert!(sim.history.hold.is_some());
 }
 
+/// If this fails, a history that a newer version wrote is taken for none: its hold is lost, and what it keeps out comes in.
+#[test]
+fn without_its_history_nothing_moves_and_a_revoked_image_is_an_alarm() {
+    const WHY: &str = "unknown variant `Degraded`";
+    for mut sim in [git_owned(), unowned()] {
+        let mut says = |state: State, words: &[&str]| {
+            let plan = sim.look(|world| without_history(world, WHY));
+            assert_eq!((plan.state, &plan.action, &plan.history), (state, &None, &None));
+            assert!(words.iter().all(|word| plan.message.contains(word)), "{}", plan.message);
+            sim.revoke(2);
+        };
+        says(State::Unreadable, &[WHY, "nothing of it moves"]);
+        says(State::NoSafeRelease, &[WHY, "CVE-2026-0001", "keeps running"]);
+    }
+}
+
 /// If this fails, a field that the API server refuses keeps a revoked image running.
 #[test]
 fn a_rollback_says_what_to_do_where_the_manifest_is_refused() {

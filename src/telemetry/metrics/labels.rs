@@ -98,6 +98,8 @@ label! {
         Ungoverned = "ungoverned",
         /// All is well, but there is nothing to go back to if its release is revoked.
         NoFallback = "no_fallback",
+        /// Its history cannot be read, and nothing of it moves: a person must look.
+        Unreadable = "unreadable",
     }
 }
 label! {

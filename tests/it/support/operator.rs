@@ -19,6 +19,7 @@ pub const ROOT: &str = "countersign-system";
 pub struct Operator<'a> {
     plane: &'a ControlPlane,
     name: &'static str,
+    program: PathBuf,
     settings: Vec<(&'static str, String)>,
     pub metrics_port: u16,
     pub receiver_port: u16,
@@ -63,7 +64,27 @@ impl<'a> Operator<'a> {
     pub fn named(plane: &'a ControlPlane, name: &'static str) -> Self {
         let cache = if name == "countersign" { "cache".to_owned() } else { format!("cache-{name}") };
         let settings = vec![("COUNTERSIGN_CACHE_DIR", plane.directory().join(cache).display().to_string())];
-        Self { plane, name, settings, metrics_port: free_port(), receiver_port: free_port() }
+        Self {
+            plane,
+            name,
+            program: BINARY.into(),
+            settings,
+            metrics_port: free_port(),
+            receiver_port: free_port(),
+        }
+    }
+
+    /// As another version calls itself: a copy of the program with a number of the same length in it.
+    pub fn calling_itself(mut self, version: &str) -> Self {
+        let own = env!("CARGO_PKG_VERSION");
+        assert_eq!(own.len(), version.len());
+        self.program = self.plane.directory().join(format!("{}-{version}", self.name));
+        std::fs::copy(BINARY, &self.program).unwrap();
+        let replace = format!("s|countersign/{}|countersign/{version}|g", own.replace('.', "\\."));
+        let mut sed = Command::new("sed");
+        let done = sed.env("LC_ALL", "C").args(["-i", &replace]).arg(&self.program).status().unwrap();
+        assert!(done.success());
+        self
     }
 
     /// With an environment variable.
@@ -92,7 +113,7 @@ impl<'a> Operator<'a> {
 
     /// Starts it (again), with the same cache and a kustomize of the test's own.
     pub fn spawn_with_kustomize(&self, program: &Path) {
-        let mut command = Command::new(BINARY);
+        let mut command = Command::new(&self.program);
         command.arg("run").arg("--kustomize").arg(program);
         self.spawn_as(command);
     }

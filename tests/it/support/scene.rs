@@ -74,7 +74,11 @@ impl Scene {
 
     /// On a control plane with an operator. The repository holds the policy, and the source follows it; nothing else.
     pub async fn on(plane: &ControlPlane, name: &str) -> Self {
-        let namespace = plane.namespace(name).await;
+        Self::at(plane, plane.namespace(name).await).await
+    }
+
+    /// The same, in a namespace that is there.
+    pub async fn at(plane: &ControlPlane, namespace: String) -> Self {
         let log = plane.directory().join("countersign.log");
         let scene =
             Self { client: plane.client(), source: namespace.clone(), namespace, repo: Repo::new(), log };
