@@ -157,14 +157,20 @@ fn spawn(program: &Path, directory: &Path, port: u16) -> Child {
         .unwrap()
 }
 
-/// Whether a file's content is anywhere below a directory.
+/// Whether a file's content is anywhere below a directory. A file that goes while it is looked for (git's temporary ones) holds
+/// nothing any more.
 pub fn holds(directory: &Path, secret: &str) -> anyhow::Result<bool> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
+        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         let found = if path.is_dir() {
             holds(&path, secret)?
         } else {
-            fs::read(&path)?.windows(secret.len()).any(|window| window == secret.as_bytes())
+            match fs::read(&path) {
+                Ok(content) => content.windows(secret.len()).any(|window| window == secret.as_bytes()),
+                Err(error) if gone(&error) => false,
+                Err(error) => return Err(error.into()),
+            }
         };
         if found {
             return Ok(true);
