@@ -1,5 +1,6 @@
 //! The only I/O: git, kustomize and the cluster.
 
+pub mod certificate;
 pub mod cluster;
 pub mod git;
 pub mod kustomize;

@@ -81,6 +81,7 @@ impl ImagePolicy {
         let is_root = namespace == root;
         let exclude = spec.matches.exclude.as_ref().filter(|_| is_root);
         let rollback = spec.rollback.as_ref().filter(|_| is_root);
+        let admission = spec.admission.as_ref().filter(|_| is_root);
         let sources = spec.sources.as_ref().map(|sources| {
             Ok(Sources {
                 allow: patterns(&sources.allow, "spec.sources.allow")?,
@@ -128,6 +129,7 @@ impl ImagePolicy {
             healthy_for: rollback
                 .and_then(|rollback| rollback.healthy_for)
                 .map(|time| std::time::Duration::from_secs(time.as_secs())),
+            pin_pods: admission.and_then(|admission| admission.pin_pods),
         })
     }
 }
@@ -376,7 +378,8 @@ mod tests {
             "apiVersion": "countersign.dev/v1alpha1", "kind": "ImagePolicy",
             "metadata": {"name": "p", "namespace": "shop"},
             "spec": {"mode": "Enforce", "match": {"namespaceSelector": {"matchLabels": {"env": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]},
-                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "onFailedRollout": "LastGood", "healthyFor": "5s"}},
+                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "onFailedRollout": "LastGood", "healthyFor": "5s"},
+                "admission": {"pinPods": false}},
         });
         let read =
             |root| serde_json::from_value::<ImagePolicy>(object.clone()).unwrap().policy(root).unwrap();
@@ -386,13 +389,14 @@ mod tests {
             (2, 1, 1)
         );
         assert_eq!((root.on_revocation, root.healthy_for.unwrap().as_secs()), (Some(OnRevocation::None), 5));
-        assert_eq!(root.on_failed_rollout, Some(OnFailedRollout::LastGood));
+        assert_eq!((root.on_failed_rollout, root.pin_pods), (Some(OnFailedRollout::LastGood), Some(false)));
         let tenant = read("countersign-system");
         assert_eq!(
             (tenant.namespaces.0.len(), tenant.exclude_images.len(), tenant.exclude_namespaces.len()),
             (0, 0, 0)
         );
         assert_eq!((tenant.on_revocation, tenant.on_failed_rollout, tenant.healthy_for), (None, None, None));
+        assert_eq!(tenant.pin_pods, None);
     }
 
     /// A history that reads back differently would be written again and again, or lose a hold.

@@ -86,6 +86,9 @@ pub struct ImagePolicySpec {
     /// matching policies say something, the more cautious value counts, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<Rollback>,
+    /// What is changed on the way into the cluster. Only in the operator's own namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission: Option<Admission>,
 }
 
 /// How strict a policy is.
@@ -278,6 +281,17 @@ pub enum OnFailedRollout {
     None,
 }
 
+/// What is changed on the way into the cluster.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline, extend("x-kubernetes-map-type" = "atomic"))]
+pub struct Admission {
+    /// Whether a permitted tag in a Pod is rewritten to the digest that it stands for. Nothing but Pods is
+    /// rewritten. true where no matching policy in mode Enforce says anything, or where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_pods: Option<bool>,
+}
+
 impl Rollback {
     /// How long a release must be healthy where no policy says it.
     pub const DEFAULT_HEALTHY_FOR: Duration = Duration::from_secs(30);
@@ -295,12 +309,14 @@ impl ImagePolicy {
             require_digest: _,
             approval: _,
             rollback,
+            admission,
         } = &self.spec;
         let Match { images: _, namespace_selector, exclude } = matches;
         [
             ("spec.match.namespaceSelector", namespace_selector.is_some()),
             ("spec.match.exclude", exclude.is_some()),
             ("spec.rollback", rollback.is_some()),
+            ("spec.admission", admission.is_some()),
         ]
         .into_iter()
         .filter_map(|(path, set)| set.then_some(path))

@@ -10,10 +10,12 @@ pub mod convert;
 mod fit;
 pub mod git_source;
 pub mod image_policy;
+pub mod own;
 pub mod release_history;
 mod schema;
 mod strict;
 mod walk;
+pub mod webhooks;
 mod workload_kinds;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -51,6 +53,8 @@ pub mod annotation {
     pub const RETRY: &str = "countersign.dev/retry";
     /// On the root Namespace: why nothing is moved for now.
     pub const PAUSED: &str = "countersign.dev/paused";
+    /// On the webhook configurations, by `countersign uninstall`: they go, and are not to be put back.
+    pub const UNINSTALLING: &str = "countersign.dev/uninstalling";
 }
 
 /// The field manager under which sources apply revocations, so that a later commit without one leaves it.

@@ -17,6 +17,8 @@ const KINDS: usize = 32;
 const CHECKS: usize = 16;
 /// Parts of one path, at most.
 const PARTS: usize = 12;
+/// Characters of the path of a template, at most.
+const TEMPLATE: usize = 100;
 /// The size of the file, at most.
 const BYTES: usize = 64 << 10;
 
@@ -130,6 +132,15 @@ fn kind(row: &Row) -> Result<Kind, String> {
         return Err(format!("plural: {:?} is no resource, such as clonesets", row.plural));
     }
     let template = path(&row.template).map_err(|why| format!("template: {why}"))?;
+    // The webhook for it is named after it.
+    if row.template.len() > TEMPLATE
+        || template.iter().any(|part| part.starts_with(|c: char| c.is_ascii_uppercase()))
+    {
+        return Err(format!(
+            "template: {:?} is longer than {TEMPLATE} characters, or a part of it begins with a capital letter",
+            row.template
+        ));
+    }
     let template: Vec<&'static str> = template.iter().map(|part| forever(part)).collect();
     if row.rollout.complete.is_empty() {
         return Err("rollout.complete: empty; say by what a complete rollout is known".to_owned());
@@ -275,6 +286,7 @@ mod tests {
             ("plural: clonesets", "plural: CloneSets", "kinds[0].plural: \"CloneSets\" is no resource"),
             ("plural: clonesets, ", "", "missing field `plural`"),
             ("spec.template,", "spec..template,", "kinds[0].template: \"spec..template\" is no path"),
+            ("spec.template,", "spec.Template,", "a part of it begins with a capital letter"),
             ("spec.replicas", "spec/replicas", "kinds[0].rollout.complete[0]: \"spec/replicas\" is no path"),
             (
                 "equals: spec.replicas",

@@ -17,10 +17,10 @@ use serde_json::{Value, json};
 
 use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
-    adapters::cluster::{Cluster, id_of},
-    api::{REVOCATION_FIELD_MANAGER, ReleaseHistory, annotation::FORGET_REVOCATION},
+    adapters::cluster::{Account, Cluster, id_of},
+    api::{REVOCATION_FIELD_MANAGER, ReleaseHistory, annotation::FORGET_REVOCATION, webhooks::NAME},
     controllers::source::{inventory, revocation::revocation},
-    domain::ownership::MANAGER,
+    domain::{inventory::ObjectId, ownership::MANAGER},
 };
 
 /// What `countersign backup` takes.
@@ -114,9 +114,10 @@ pub(super) fn restore(args: &RestoreArgs, out: &mut impl Write) -> anyhow::Resul
     let kept = parse(&text, root).with_context(|| format!("{} is no usable backup", args.file.display()))?;
     let restored = block_on(async {
         let alone = Alone::wait(&args.quiet).await?;
+        let historian = historian(&alone.cluster, root).await?;
         let mut counts = [0_usize; 3];
         for item in &kept {
-            put_back(&alone.cluster, root, item).await?;
+            put_back(&alone.cluster, &historian, root, item).await?;
             match item {
                 Kept::Revocation(_) => counts[0] += 1,
                 Kept::Inventory(_) => counts[1] += 1,
@@ -184,7 +185,27 @@ fn check(item: &Value, root: &str) -> anyhow::Result<Kept> {
     }
 }
 
-async fn put_back(cluster: &Cluster, root: &str, kept: &Kept) -> anyhow::Result<()> {
+/// Where admission is registered only the operator writes histories, so they are written in its name.
+async fn historian(cluster: &Cluster, root: &str) -> anyhow::Result<Cluster> {
+    let exists = async |api_version: &str, kind: &str, namespace: &str| {
+        let text = str::to_owned;
+        let id = ObjectId {
+            api_version: text(api_version),
+            kind: text(kind),
+            namespace: text(namespace),
+            name: text(NAME),
+        };
+        cluster.exists(&id).await.map_err(|error| anyhow::anyhow!(error.explain()))
+    };
+    let registered = exists("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "").await?;
+    Ok(if registered && exists("v1", "ServiceAccount", root).await? {
+        cluster.acting_as(Account { namespace: root.to_owned(), name: NAME.to_owned() })
+    } else {
+        cluster.clone()
+    })
+}
+
+async fn put_back(cluster: &Cluster, historian: &Cluster, root: &str, kept: &Kept) -> anyhow::Result<()> {
     let explained = |id: String| {
         move |error: crate::adapters::cluster::Error| {
             anyhow::anyhow!("{id} cannot be restored: {}", error.explain())
@@ -207,10 +228,10 @@ async fn put_back(cluster: &Cluster, root: &str, kept: &Kept) -> anyhow::Result<
                 "metadata": {"name": name, "namespace": root}, "spec": history.spec,
             });
             let id = id_of(&object).to_string();
-            cluster.apply(&object, MANAGER).await.map_err(explained(id.clone()))?;
+            historian.apply(&object, MANAGER).await.map_err(explained(id.clone()))?;
             let status = history.status.clone().unwrap_or_default();
             // kubectl apply would leave it out.
-            cluster.report::<ReleaseHistory>(root, name, &status).await.map_err(explained(id))?;
+            historian.report::<ReleaseHistory>(root, name, &status).await.map_err(explained(id))?;
         }
     }
     Ok(())

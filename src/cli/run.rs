@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::connect::{block_on, config};
 use crate::{
     adapters::cluster::{Cluster, Fence},
-    api::read_workload_kinds,
-    controllers::{self, Clients, Settings, lead::Candidate},
+    api::{read_workload_kinds, webhooks::Endpoint},
+    controllers::{self, Clients, Settings, admission, lead::Candidate},
     domain::{destination::PrivateHosts, workload::configure},
     telemetry::{
         LogFormat, Metrics,
@@ -67,6 +67,17 @@ pub(super) struct Args {
     /// not served unless given
     #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
     receiver_addr: Option<SocketAddr>,
+    /// Where the API server asks about admission (POST /validate and /mutate, over TLS); not served, nor registered, unless given
+    #[arg(long, env = "COUNTERSIGN_WEBHOOK_ADDR", value_name = "ADDRESS:PORT")]
+    webhook_addr: Option<SocketAddr>,
+    /// How the API server gets there when the operator runs outside of the cluster, such as `https://10.0.0.5:9443` [default: the
+    /// Service countersign-webhook of the operator's namespace]
+    #[arg(long, env = "COUNTERSIGN_WEBHOOK_URL", value_name = "URL", requires = "webhook_addr", value_parser = Endpoint::url)]
+    webhook_url: Option<Endpoint>,
+    /// Where tls.crt, tls.key and ca.crt of the webhook's certificate are, where somebody else makes it, such as cert-manager;
+    /// without it the operator makes its own
+    #[arg(long, env = "COUNTERSIGN_WEBHOOK_CERT_DIR", value_name = "DIR", requires = "webhook_addr")]
+    webhook_cert_dir: Option<PathBuf>,
     /// How many workloads are looked at at once
     #[arg(long, env = "COUNTERSIGN_CONCURRENCY", default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     concurrency: u16,
@@ -127,6 +138,11 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         bare_interval: Some(Duration::from_secs(args.bare_interval_seconds)).filter(|every| !every.is_zero()),
         pin_interval: Duration::from_secs(args.pin_interval_seconds),
         receiver_addr: args.receiver_addr,
+        admission: args.webhook_addr.map(|addr| admission::Settings {
+            addr,
+            endpoint: args.webhook_url.unwrap_or(Endpoint::Service),
+            cert_dir: args.webhook_cert_dir,
+        }),
         applier: args.applier,
         private_git_hosts: args.private_git_hosts,
     };

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
     adapters::cluster::{Cluster, Error, id_of},
+    api::{annotation::UNINSTALLING, webhooks::NAME},
     controllers::source::revocation::FINALIZER,
     domain::inventory::ObjectId,
 };
@@ -28,8 +29,13 @@ pub(super) struct Args {
 
 /// What the objects of an installation carry, by kustomize and by Helm.
 const INSTALLED: &str = "app.kubernetes.io/part-of=countersign";
+const ADMISSION: &str = "admissionregistration.k8s.io/v1";
 /// What an installation is made of in the whole cluster.
 const CLUSTER_PARTS: &[(&str, &str)] = &[
+    (ADMISSION, "ValidatingWebhookConfiguration"),
+    (ADMISSION, "MutatingWebhookConfiguration"),
+    (ADMISSION, "ValidatingAdmissionPolicyBinding"),
+    (ADMISSION, "ValidatingAdmissionPolicy"),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io/v1", "ClusterRole"),
 ];
@@ -51,6 +57,8 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         let client =
             kube::Client::try_from(config().await?).context("cannot make a client of the cluster")?;
         let cluster = Cluster::new(client);
+        // Before anything else: what nobody answers for any more would keep every Pod from being created.
+        end_admission(&cluster, out).await?;
         if cluster.get(&object("v1", "Namespace", "", root)).await.map_err(|error| explain(&error))?.is_some()
         {
             stop(&cluster, &args.quiet, out).await?;
@@ -67,6 +75,20 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// Nobody is asked any more. The operator, which may still run, is told to leave it at that.
+async fn end_admission(cluster: &Cluster, out: &mut impl Write) -> anyhow::Result<()> {
+    for kind in ["ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"] {
+        let id = object(ADMISSION, kind, "", NAME);
+        let mark = json!({"metadata": {"annotations": {UNINSTALLING: "true"}}});
+        match cluster.merge_patch(&id, &mark).await {
+            Ok(found) => delete(cluster, &found, out).await?,
+            Err(error) if error.code() == Some(404) => {}
+            Err(error) => return Err(explain(&error)),
+        }
+    }
+    Ok(())
 }
 
 /// Ends the operator, and frees what only it would let go.

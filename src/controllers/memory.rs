@@ -14,8 +14,10 @@ use crate::{
     adapters::cluster::Account,
     api::{ApprovedImage, GitSource, ImagePolicy},
     domain::{
+        admission::Running,
         bare::Report,
         blocked::Blocked,
+        condition::READY,
         image::{Digest, ImageRef, Repository},
         intervention::Asked,
         inventory::Inventory,
@@ -67,6 +69,22 @@ pub struct Tracked {
     /// What budgets keep from being evicted.
     pub budget: Option<Blocked>,
 }
+
+impl Tracked {
+    /// Whether the workload stays as it is although something in it is revoked. Who does not plan reads it from the conditions.
+    fn stays(&self) -> bool {
+        match self.said.state {
+            Some(state) => state == Found::NoSafeRelease,
+            None => self
+                .conditions
+                .iter()
+                .any(|known| known.condition.type_ == READY && known.condition.reason == NO_SAFE_RELEASE),
+        }
+    }
+}
+
+/// The reason of Ready where a workload stays as it is although something in it is revoked.
+pub const NO_SAFE_RELEASE: &str = "NoSafeRelease";
 
 /// What a plan said of its workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,10 +146,16 @@ pub struct State {
     pub namespaces: BTreeMap<String, Area>,
     /// Why everything is paused, if it is.
     pub paused: Option<String>,
+    /// Why the API server does not ask admission as it should, if so.
+    pub unguarded: Option<String>,
     /// What the sources say, by workload.
     pub desired: BTreeMap<WorkloadId, Desired>,
     /// Workloads that a sync is about to ask something else of, and until when their looks wait for it.
     pub expected: BTreeMap<WorkloadId, tokio::time::Instant>,
+    /// Admission is served here.
+    pub admits: bool,
+    /// What runs, as admission looks it up; kept where it is served.
+    pub running: Running,
     /// What each source applied.
     pub inventories: BTreeMap<Key, Arc<Inventory>>,
     /// The live workloads.
@@ -190,6 +214,16 @@ impl State {
         }
         let namespace = self.namespace(namespace);
         self.policies.values().filter(|policy| policy.covers_namespace(&namespace)).collect()
+    }
+
+    /// Tells what runs of a workload, as it is known now: whenever its object, its history or what its plan said changed.
+    pub fn note_running(&mut self, id: &WorkloadId) {
+        if !self.admits {
+            return;
+        }
+        let tracked = self.histories.get(id);
+        let stays = tracked.is_some_and(Tracked::stays);
+        self.running.see_workload(id, tracked.map(|tracked| &tracked.history), self.live.get(id), stays);
     }
 
     /// Every workload there is something to decide about.

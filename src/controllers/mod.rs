@@ -7,13 +7,17 @@
 //!                               └───> report: status of approvals, policies, sources; gauges
 //! ```
 
+pub mod admission;
+mod admit;
 pub mod approval;
 mod bare;
+pub mod certify;
 mod changes;
 pub mod lead;
 pub mod memory;
 pub mod queue;
 pub mod receive;
+pub mod register;
 pub mod report;
 mod run;
 mod see;

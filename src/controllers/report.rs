@@ -286,6 +286,10 @@ fn policy_says(
     if let Some(why) = &memory.paused {
         said.push(Condition::new("Paused", Status::True, "Paused", format!("nothing is moved: {why}")));
     }
+    if let Some(why) = &memory.unguarded {
+        let message = format!("what is created or changed is not judged before it is stored: {why}");
+        said.push(Condition::new("Unguarded", Status::True, "NotRegistered", message));
+    }
     said
 }
 

@@ -7,13 +7,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ctx, Pacer, Shared, approval, bare,
+    Ctx, Pacer, Shared,
+    admission::{self, Serving},
+    approval, bare,
     changes::{Changes, spread},
     lead::{Candidate, Lost},
     memory::{Key, Memory},
     queue::{self, queue},
     receive, report,
-    see::watch_everything,
+    see::{watch_everything, watch_pods},
     source,
     takeover::{StartError, take_over},
     trail::{self, Trail},
@@ -47,6 +49,8 @@ pub struct Settings {
     pub private_git_hosts: PrivateHosts,
     /// Where pushes are received, if they are.
     pub receiver_addr: Option<SocketAddr>,
+    /// How admission is served, if it is.
+    pub admission: Option<admission::Settings>,
     /// How often what belongs to no workload is looked at, if at all.
     pub bare_interval: Option<Duration>,
 }
@@ -67,6 +71,8 @@ pub enum RunError {
     Start(#[from] StartError),
     #[error(transparent)]
     Receiver(telemetry::http::Error),
+    #[error(transparent)]
+    Admission(telemetry::http::Error),
     #[error(transparent)]
     Lost(#[from] Lost),
     #[error("what keeps the lease ended")]
@@ -110,7 +116,7 @@ pub async fn run(
         workloads,
         approvals,
         sources,
-        receivers: receive::Receivers::new(Cluster::new(clients.open)),
+        receivers: receive::Receivers::new(Cluster::new(clients.open.clone())),
         trail: Trail::default(),
         pacer: Pacer::new(settings.pin_interval),
     });
@@ -122,7 +128,37 @@ pub async fn run(
         tasks.spawn(receive::keep(Arc::clone(&ctx), stop.clone()));
     }
     let changes = Changes::default();
-    watch_everything(&ctx, &changes, &mut tasks, &stop);
+    let serving = match &settings.admission {
+        Some(admission) => {
+            ctx.memory.write().admits = true;
+            let begun = Serving::begin(&ctx, admission, clients.open, &stop).await;
+            Some(Arc::new(begun.map_err(RunError::Admission)?))
+        }
+        None => None,
+    };
+    // Until the last request is answered: no verdict is given from what has grown old.
+    let watching = serving.as_ref().map_or_else(|| stop.clone(), |serving| serving.ended.clone());
+    watch_everything(&ctx, &changes, &mut tasks, &watching);
+    if serving.is_some() {
+        watch_pods(&ctx, &mut tasks, &watching);
+    }
+    let ended =
+        lead(&ctx, (changes, wishes), &settings, candidate, serving.as_ref(), &mut tasks, &stop).await;
+    stop.cancel();
+    watching.cancelled().await;
+    ended
+}
+
+/// Waits until everything is loaded and it is this process's turn, and acts.
+async fn lead(
+    ctx: &Shared,
+    (changes, wishes): (Changes, Wishes),
+    settings: &Settings,
+    candidate: Option<Candidate>,
+    serving: Option<&Arc<Serving>>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Result<(), RunError> {
     while !ctx.readiness.is_ready() {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -134,7 +170,7 @@ pub async fn run(
     let mut keeping = if let Some(candidate) = candidate {
         let lease = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = all_end(&mut tasks, &stop) => return Ok(()),
+            () = all_end(tasks, stop) => return Ok(()),
             lease = candidate.acquire() => lease,
         };
         tokio::spawn(async move { candidate.keep(lease, &until).await })
@@ -145,8 +181,12 @@ pub async fn run(
             Ok(())
         })
     };
+    if let Some(serving) = serving.cloned() {
+        let (at, until) = (Arc::clone(ctx), stop.clone());
+        tasks.spawn(async move { serving.register(at, until).await });
+    }
     let ended = tokio::select! {
-        ended = act(&ctx, changes, wishes, &settings, &mut tasks, &stop) => ended,
+        ended = act(ctx, changes, wishes, settings, tasks, stop) => ended,
         // Nothing it does has an effect any more.
         kept = &mut keeping => return Ok(kept.map_err(RunError::Keeping)??),
     };

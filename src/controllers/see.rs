@@ -2,8 +2,11 @@
 
 use std::{fmt::Debug, sync::Arc};
 
-use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kube::{Api, ResourceExt, core::DeserializeGuard};
+use k8s_openapi::api::core::v1::{Namespace as NamespaceObject, Pod};
+use kube::{
+    Api, ResourceExt,
+    core::{ApiResource, DeserializeGuard},
+};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +20,7 @@ use super::{
     workload::{News, keep_live},
 };
 use crate::{
-    adapters::cluster::{Raw, api_resource, live},
+    adapters::cluster::{Raw, api_resource, id_of, live},
     api::{
         ApprovedImage, GitSource, ImagePolicy, ReleaseHistory,
         annotation::{PAUSED, RECONCILE_REQUESTED_AT},
@@ -120,12 +123,29 @@ pub(super) fn note_validity(memory: &mut State, kind: &'static str, key: &Key, i
     }
 }
 
+/// Pods are seen for admission alone: what runs in a namespace goes on.
+pub(super) fn watch_pods(ctx: &Shared, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    let resource = ApiResource::erase::<Pod>(&());
+    let api: Api<Raw> = Api::all_with(ctx.cluster.client(), &resource);
+    let (at, part) = (Arc::clone(ctx), ctx.readiness.part("pods"));
+    let see = move |seen| match seen {
+        Seen::Gone((namespace, name)) => at.memory.write().running.see_pod(&namespace, &name, None),
+        Seen::There(object) => {
+            let pod = Raw::into_value(object);
+            let id = id_of(&pod);
+            at.memory.write().running.see_pod(&id.namespace, &id.name, Some(&pod));
+        }
+    };
+    tasks.spawn(watch(api, Unserved::Waits, part, stop.clone(), see));
+}
+
 fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
     let id = match seen {
         Seen::Gone((namespace, name)) => {
             let id = WorkloadId { kind, namespace, name };
             let mut memory = ctx.memory.write();
             memory.live.remove(&id);
+            memory.note_running(&id);
             if !memory.desired.contains_key(&id) && !memory.histories.contains_key(&id) {
                 memory.findings.remove(&id);
             }
@@ -134,7 +154,7 @@ fn see_workload(ctx: &Ctx, kind: &'static Kind, seen: Seen<Raw>) {
         Seen::There(object) => {
             let Some(seen) = live(kind, object.into_value()) else { return };
             let id = seen.id.clone();
-            let news = keep_live(&mut ctx.memory.write(), seen.id, seen.live);
+            let news = keep_live(&mut ctx.memory.write(), &id, seen.live);
             if news == News::Status && !ctx.trail.is_calm() {
                 // Actions come first: what only tells how far a rollout is can wait until they are done.
                 ctx.trail.look_later(id);
@@ -294,7 +314,11 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
         Seen::Gone(key) => {
             note_validity(&mut memory, "ReleaseHistory", &key, None);
             if !acting {
-                memory.histories.retain(|id, _| trail::history_name(id) != key.1);
+                let gone = memory.histories.keys().find(|id| trail::history_name(id) == key.1).cloned();
+                if let Some(id) = gone {
+                    memory.histories.remove(&id);
+                    memory.note_running(&id);
+                }
                 return;
             }
             let found = memory.histories.iter_mut().find(|(id, _)| trail::history_name(id) == key.1);
@@ -318,13 +342,15 @@ fn see_history(ctx: &Ctx, seen: Seen<Own<ReleaseHistory>>) {
             let asked = object.annotations().get(RECONCILE_REQUESTED_AT).cloned();
             let Some((id, tracked)) = trail::stored(&object) else { return };
             if !acting {
-                memory.histories.insert(id, tracked);
+                memory.histories.insert(id.clone(), tracked);
+                memory.note_running(&id);
                 return;
             }
             if was_unreadable {
                 // Somebody mended it. What could not be read when leading began is known only now.
                 ctx.workloads.now(id.clone());
                 memory.histories.entry(id.clone()).or_insert(tracked.clone());
+                memory.note_running(&id);
             }
             if let Some(known) = memory.histories.get_mut(&id) {
                 known.version = tracked.version;

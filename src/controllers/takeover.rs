@@ -68,7 +68,7 @@ async fn load_histories(ctx: &Ctx) -> Result<(), Error> {
     let resource = ctx.cluster.resource("countersign.dev/v1alpha1", "ReleaseHistory").await?;
     let listed = ctx.cluster.list(&resource, &ctx.root, "").await?;
     let mut memory = ctx.memory.write();
-    memory.histories.clear();
+    let before: Vec<_> = std::mem::take(&mut memory.histories).into_keys().collect();
     for object in listed {
         let id = id_of(&object);
         let read = serde_json::from_value::<ReleaseHistory>(object).map_err(|error| error.to_string());
@@ -77,6 +77,10 @@ async fn load_histories(ctx: &Ctx) -> Result<(), Error> {
         if let Some((id, tracked)) = read.ok().as_ref().and_then(trail::stored) {
             memory.histories.insert(id, tracked);
         }
+    }
+    let now: Vec<_> = memory.histories.keys().cloned().collect();
+    for id in before.iter().chain(&now) {
+        memory.note_running(id);
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ctx, Shared,
-    memory::{Said, State, Tracked},
+    memory::{NO_SAFE_RELEASE, Said, State, Tracked},
     now,
 };
 use crate::{
@@ -313,7 +313,7 @@ fn conditions(tracked: &Tracked) -> Vec<Condition> {
         Some(Found::Held) => (Status::False, "Held"),
         Some(Found::Paused) => (Status::False, "Paused"),
         Some(Found::NotPermitted) => (Status::False, "NotPermitted"),
-        Some(Found::NoSafeRelease) => (Status::False, "NoSafeRelease"),
+        Some(Found::NoSafeRelease) => (Status::False, NO_SAFE_RELEASE),
         Some(Found::NotCreated) => (Status::False, "NotCreated"),
         Some(Found::Unreadable) => (Status::False, "Unreadable"),
         Some(Found::Gone) => (Status::False, "WorkloadGone"),

@@ -43,11 +43,38 @@ pub async fn watch<K>(
     unserved: Unserved,
     loaded: PartHandle,
     stop: CancellationToken,
+    see: impl FnMut(Seen<K>),
+) where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watch_as(watcher::Config::default(), api, unserved, loaded, stop, see).await;
+}
+
+/// The same for the one object of a name: whoever watches it needs no rights on others.
+pub async fn watch_named<K>(
+    api: Api<K>,
+    name: &str,
+    loaded: PartHandle,
+    stop: CancellationToken,
+    see: impl FnMut(Seen<K>),
+) where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let named = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    watch_as(named, api, Unserved::Waits, loaded, stop, see).await;
+}
+
+async fn watch_as<K>(
+    config: watcher::Config,
+    api: Api<K>,
+    unserved: Unserved,
+    loaded: PartHandle,
+    stop: CancellationToken,
     mut see: impl FnMut(Seen<K>),
 ) where
     K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(500);
+    let config = config.timeout(WATCH_SECONDS).page_size(500);
     let events = watcher(api, config).default_backoff();
     pin_mut!(events);
     let mut known: BTreeSet<Key> = BTreeSet::new();

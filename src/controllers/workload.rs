@@ -177,13 +177,13 @@ async fn look_again(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
         namespace: id.namespace.clone(),
         name: id.name.clone(),
     };
-    match ctx.cluster.get(&object).await?.and_then(|found| live(id.kind, found)) {
-        Some(seen) => {
-            keep_live(&mut ctx.memory.write(), seen.id, seen.live);
-        }
-        None => {
-            ctx.memory.write().live.remove(id);
-        }
+    let found = ctx.cluster.get(&object).await?.and_then(|found| live(id.kind, found));
+    let mut memory = ctx.memory.write();
+    if let Some(seen) = found {
+        keep_live(&mut memory, &seen.id, seen.live);
+    } else {
+        memory.live.remove(id);
+        memory.note_running(id);
     }
     Ok(())
 }
@@ -276,7 +276,7 @@ fn applied(ctx: &Ctx, id: &WorkloadId, action: &Action, done: Done) -> Option<St
     };
     let seen = live(id.kind, stored)?;
     let uid = seen.live.uid.clone();
-    keep_live(&mut ctx.memory.write(), seen.id, Live { applied: memory, ..seen.live });
+    keep_live(&mut ctx.memory.write(), &seen.id, Live { applied: memory, ..seen.live });
     Some(uid)
 }
 
@@ -295,10 +295,10 @@ fn asked(live: &Live) -> [&Value; 3] {
 }
 
 /// Keeps a live object, unless a newer one of it is known.
-pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: Live) -> News {
+pub fn keep_live(memory: &mut State, id: &WorkloadId, mut live: Live) -> News {
     let version = |live: &Live| live.resource_version.parse::<u64>().unwrap_or(0);
     let mut news = News::More;
-    if let Some(known) = memory.live.get(&id).filter(|known| known.uid == live.uid) {
+    if let Some(known) = memory.live.get(id).filter(|known| known.uid == live.uid) {
         if version(known) > version(&live) {
             return News::Status;
         }
@@ -310,7 +310,8 @@ pub fn keep_live(memory: &mut State, id: WorkloadId, mut live: Live) -> News {
         }
         live.applied = live.applied.or_else(|| known.applied.clone());
     }
-    memory.live.insert(id, live);
+    memory.live.insert(id.clone(), live);
+    memory.note_running(id);
     news
 }
 
@@ -337,6 +338,7 @@ fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
     if tracked.dirty.is_some() {
         ctx.trail.wake();
     }
+    memory.note_running(id);
 }
 
 /// Since when the rollout of the present generation has been complete, as far as this process saw it.
@@ -446,6 +448,7 @@ fn forget(ctx: &Ctx, id: &WorkloadId) {
     {
         let mut memory = ctx.memory.write();
         memory.histories.remove(id);
+        memory.note_running(id);
         memory.findings.remove(id);
         memory.told.remove(id);
     }

@@ -275,6 +275,25 @@ pub fn same_reference(a: &str, b: &str) -> bool {
         }
 }
 
+/// An image for people: the last part of its repository, its tag, the beginning of its digest.
+pub fn short(image: &str) -> String {
+    let Ok(reference) = image.parse::<ImageRef>() else { return image.chars().take(80).collect() };
+    let name = reference.repository.as_str().rsplit('/').next().unwrap_or_default();
+    let tag = reference.tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));
+    let digest = reference.digest.as_ref().map_or_else(String::new, |digest| format!("@{}", digest.short()));
+    format!("{name}{tag}{digest}")
+}
+
+/// Whether two references as written call an image the same, whatever their digests: the same repository and tag.
+pub fn same_name(a: &str, b: &str) -> bool {
+    let name = |text: &str| {
+        let reference: ImageRef = text.parse().ok()?;
+        let tag = reference.effective_tag();
+        Some((reference.repository, tag))
+    };
+    a == b || name(a).is_some_and(|name_of_a| Some(name_of_a) == name(b))
+}
+
 impl fmt::Display for ImageRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.repository)?;

@@ -1,7 +1,9 @@
 //! The decisions: pure values and functions, no clock, no I/O, no randomness, no unordered iteration.
 
+pub mod admission;
 pub mod bare;
 pub mod blocked;
+pub mod certificate;
 pub mod condition;
 pub mod dependency;
 pub mod destination;
@@ -23,5 +25,6 @@ pub mod push;
 pub mod reach;
 pub mod release;
 pub mod rollout;
+pub mod snippet;
 pub mod version;
 pub mod workload;

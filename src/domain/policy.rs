@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-
 use super::{
     image::{ImageRef, PinnedImage, Repository},
-    ledger::{Acceptance, Ledger, Scope, Standing},
+    ledger::{Acceptance, Record, Scope, Standing},
     pattern::Pattern,
 };
+
+mod judge;
+
+pub use judge::{Judge, Judgement, Opinion};
 
 /// What a policy does with its verdicts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +56,8 @@ pub struct Policy {
     pub on_failed_rollout: Option<OnFailedRollout>,
     /// How long a rollout must have been healthy to count as good; the longest of several policies wins.
     pub healthy_for: Option<Duration>,
+    /// Whether permitted tags of Pods are rewritten to the digest they stand for; yes wins over no.
+    pub pin_pods: Option<bool>,
 }
 
 /// Where images may come from: allowed by a pattern (an empty list allows all), denied by none.
@@ -143,6 +147,12 @@ pub struct Namespace {
     pub labels: Option<BTreeMap<String, String>>,
 }
 
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.key.0, self.key.1)
+    }
+}
+
 impl Policy {
     /// Whether the policy covers workloads of a namespace at all.
     pub fn covers_namespace(&self, namespace: &Namespace) -> bool {
@@ -157,49 +167,28 @@ impl Policy {
             && !self.exclude_images.iter().any(|pattern| pattern.matches(repository))
     }
 
-    /// Checks one reference against every gate of this policy.
-    fn check(
-        &self,
-        reference: &ImageRef,
-        ledger: &Ledger,
-        namespace: &str,
-        now: Timestamp,
-    ) -> (Option<Resolved>, Vec<Reason>) {
-        let mut reasons = Vec::new();
-        if let Some(sources) = &self.sources {
-            reasons.extend(sources.check(&reference.repository));
-        }
-        let acceptance = self.acceptance(namespace);
-        let asks = self.approval.is_some() || self.require_digest;
-        let resolved = match (reference.pinned(), reference.effective_tag()) {
-            (Some(image), _) => {
-                let standing = ledger.standing(&image, &acceptance, now);
-                let approved_at = ledger.approved_at(&image, &acceptance, now);
-                let must = self.approval.is_some() || matches!(standing, Standing::Revoked(_));
-                reasons.extend(Reason::of(&standing, &image.to_string()).filter(|_| must));
-                Some(Resolved { image, approved_at })
-            }
-            (None, Some(tag)) => {
-                if let Some(claim) = ledger.resolve(&reference.repository, &tag, &acceptance, now) {
-                    let must = asks || matches!(claim.standing, Standing::Revoked(_));
-                    let image = reference.pin(claim.record.digest.clone());
-                    reasons.extend(Reason::of(&claim.standing, &image.to_string()).filter(|_| must));
-                    // Without anybody asking for approval, an expired claim pins nothing.
-                    (must || claim.standing == Standing::Approved)
-                        .then_some(Resolved { image, approved_at: Some(claim.record.approved_at) })
-                } else {
-                    reasons.extend(asks.then(|| Reason::unlisted_tag(reference)));
-                    None
-                }
-            }
-            (None, None) => None,
+    /// Whether it asks who approved an image.
+    pub fn asks(&self) -> bool {
+        self.approval.is_some() || self.require_digest
+    }
+
+    /// Whether a record counts for it where the two meet.
+    pub fn accepts(&self, record: &Record) -> bool {
+        let approvals = self.approvals();
+        let from = match &record.scope {
+            Scope::Root => approvals.from_root,
+            Scope::Namespace(own) => approvals.from_namespace && self.scope.reaches(own),
         };
-        (resolved, reasons)
+        from && self.asks() && self.covers(&record.repository)
+    }
+
+    /// Whose approvals count for it.
+    fn approvals(&self) -> Approval {
+        self.approval.unwrap_or(Approval { from_root: true, from_namespace: true, max_age: None })
     }
 
     fn acceptance<'a>(&self, namespace: &'a str) -> Acceptance<'a> {
-        let approval =
-            self.approval.unwrap_or(Approval { from_root: true, from_namespace: true, max_age: None });
+        let approval = self.approvals();
         Acceptance {
             namespace,
             from_root: approval.from_root,
@@ -239,6 +228,8 @@ pub enum Code {
     AmbiguousTag,
     /// Its tag now stands for an older image than the one that runs; tags move forward only.
     TagWouldMoveBack,
+    /// A Pod names a tag where a digest is asked for: what runs it would resolve the tag anew.
+    DigestRequired,
 }
 
 impl fmt::Display for Code {
@@ -251,6 +242,7 @@ impl fmt::Display for Code {
             Self::InvalidReference => "InvalidReference",
             Self::AmbiguousTag => "AmbiguousTag",
             Self::TagWouldMoveBack => "TagWouldMoveBack",
+            Self::DigestRequired => "DigestRequired",
         })
     }
 }
@@ -265,7 +257,7 @@ pub struct Reason {
 }
 
 impl Reason {
-    fn of(standing: &Standing, image: &str) -> Option<Self> {
+    fn of(standing: &Standing, image: &PinnedImage) -> Option<Self> {
         let (code, message) = match standing {
             Standing::Approved => return None,
             Standing::Revoked(why) => (Code::Revoked, format!("{image} is revoked: {why}")),
@@ -280,201 +272,6 @@ impl Reason {
         let message =
             format!("no ApprovedImage in force says which digest {}:{tag} stands for", reference.repository);
         Self { code: Code::Unlisted, message }
-    }
-}
-
-/// The pinned image that a reference stands for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Resolved {
-    image: PinnedImage,
-    approved_at: Option<Timestamp>,
-}
-
-/// What all policies of one mode say of one reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// The reference as written.
-    pub reference: String,
-    /// Whether any policy covers it.
-    pub governed: bool,
-    /// The pinned image it stands for, where it names a digest or its tag stands for one.
-    pub pinned: Option<PinnedImage>,
-    /// When the record behind it was approved.
-    pub approved_at: Option<Timestamp>,
-    /// Every reason against it, each with the policy (`namespace/name`) that has it; empty means permitted.
-    pub against: BTreeSet<(String, Reason)>,
-}
-
-impl Judgement {
-    /// Whether nothing stands against it.
-    pub fn permitted(&self) -> bool {
-        self.against.is_empty()
-    }
-
-    /// Whether its digest is revoked.
-    pub fn revoked(&self) -> bool {
-        self.against.iter().any(|(_, reason)| reason.code == Code::Revoked)
-    }
-
-    /// What to set: the pinned image, or the reference as written where nobody asked for a pin.
-    pub fn image(&self) -> String {
-        match &self.pinned {
-            Some(image) if self.governed => image.to_string(),
-            Some(_) | None => self.reference.clone(),
-        }
-    }
-}
-
-/// Everything needed to judge images in one namespace at one moment.
-#[derive(Clone, Copy, Debug)]
-pub struct Judge<'a> {
-    /// The policies that cover the namespace.
-    pub policies: &'a [&'a Policy],
-    /// All records.
-    pub ledger: &'a Ledger,
-    /// The namespace.
-    pub namespace: &'a str,
-    /// The moment.
-    pub now: Timestamp,
-}
-
-impl Judge<'_> {
-    /// What the Enforce policies say.
-    pub fn enforced(&self, reference: &str) -> Judgement {
-        self.judge(reference, |policy| policy.mode == Mode::Enforce)
-    }
-
-    /// What one policy says, whatever its mode.
-    pub fn reported(&self, reference: &str, key: &(String, String)) -> Judgement {
-        self.judge(reference, |policy| policy.key == *key)
-    }
-
-    fn judge(&self, text: &str, counts: impl Fn(&Policy) -> bool) -> Judgement {
-        let mut judgement = Judgement {
-            reference: text.to_owned(),
-            governed: false,
-            pinned: None,
-            approved_at: None,
-            against: BTreeSet::new(),
-        };
-        let reference = text.parse::<ImageRef>();
-        for policy in self.policies.iter().filter(|policy| counts(policy)) {
-            let name = format!("{}/{}", policy.key.0, policy.key.1);
-            let reference = match &reference {
-                Ok(reference) if policy.covers(&reference.repository) => reference,
-                Ok(_) => continue,
-                Err(error) => {
-                    judgement.governed = true;
-                    let reason = Reason { code: Code::InvalidReference, message: error.to_string() };
-                    judgement.against.insert((name, reason));
-                    continue;
-                }
-            };
-            judgement.governed = true;
-            let (resolved, reasons) = policy.check(reference, self.ledger, self.namespace, self.now);
-            judgement.against.extend(reasons.into_iter().map(|reason| (name.clone(), reason)));
-            let Some(resolved) = resolved else { continue };
-            match &judgement.pinned {
-                Some(pinned) if !pinned.same_image(&resolved.image) => {
-                    let message = format!("{pinned} for one policy, {} for another", resolved.image);
-                    judgement.against.insert((name, Reason { code: Code::AmbiguousTag, message }));
-                }
-                Some(_) | None => {
-                    judgement.approved_at = judgement.approved_at.max(resolved.approved_at);
-                    judgement.pinned = Some(resolved.image);
-                }
-            }
-        }
-        if judgement.pinned.is_none() {
-            judgement.pinned = reference.ok().and_then(|reference| reference.pinned());
-        }
-        judgement
-    }
-
-    /// Why the digest of an image as set is revoked here, whether or not a policy covers it.
-    pub fn revocation(&self, image: &str) -> Option<&str> {
-        let digest = image.parse::<ImageRef>().ok()?.digest?;
-        self.ledger.revocation(&digest, self.namespace)
-    }
-
-    /// The image that a reference stands for, whether or not a policy covers it: its digest, or what the ledger says of its
-    /// tag.
-    pub fn stands_for(&self, reference: &str) -> Option<PinnedImage> {
-        let reference = reference.parse::<ImageRef>().ok()?;
-        if let Some(pinned) = reference.pinned() {
-            return Some(pinned);
-        }
-        let all =
-            Acceptance { namespace: self.namespace, from_root: true, from_namespace: true, max_age: None };
-        let tag = reference.effective_tag()?;
-        let claim = self.ledger.resolve(&reference.repository, &tag, &all, self.now)?;
-        Some(reference.pin(claim.record.digest.clone()))
-    }
-
-    /// Whether any policy of any mode covers one of the references.
-    pub fn governs<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> bool {
-        references.into_iter().any(|text| match text.parse::<ImageRef>() {
-            Ok(reference) => self.policies.iter().any(|policy| policy.covers(&reference.repository)),
-            Err(_) => !self.policies.is_empty(),
-        })
-    }
-
-    /// What happens on revocation, of the Enforce policies that cover one of the references: LastGood over None.
-    pub fn on_revocation<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnRevocation {
-        let said: Vec<OnRevocation> =
-            self.enforcing(references).filter_map(|policy| policy.on_revocation).collect();
-        if said.is_empty() || said.contains(&OnRevocation::LastGood) {
-            OnRevocation::LastGood
-        } else {
-            OnRevocation::None
-        }
-    }
-
-    /// What happens to a new release whose containers keep crashing, of the Enforce policies that cover one of the
-    /// references: None over LastGood.
-    pub fn on_failed_rollout<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnFailedRollout {
-        let said: Vec<OnFailedRollout> =
-            self.enforcing(references).filter_map(|policy| policy.on_failed_rollout).collect();
-        if said.is_empty() || said.contains(&OnFailedRollout::None) {
-            OnFailedRollout::None
-        } else {
-            OnFailedRollout::LastGood
-        }
-    }
-
-    /// How long a rollout must have been healthy: the longest of the Enforce policies that cover one of the references.
-    pub fn healthy_for<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> Duration {
-        self.enforcing(references)
-            .filter_map(|policy| policy.healthy_for)
-            .max()
-            .unwrap_or(DEFAULT_HEALTHY_FOR)
-    }
-
-    /// The next moment at which a judgement of these references can change by itself.
-    pub fn next_change<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> Option<Timestamp> {
-        let repositories: BTreeSet<Repository> = references
-            .into_iter()
-            .filter_map(|text| text.parse::<ImageRef>().ok())
-            .map(|reference| reference.repository)
-            .collect();
-        self.policies
-            .iter()
-            .filter(|policy| repositories.iter().any(|repository| policy.covers(repository)))
-            .filter_map(|policy| {
-                self.ledger.next_change(&repositories, &policy.acceptance(self.namespace), self.now)
-            })
-            .min()
-    }
-
-    fn enforcing<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> impl Iterator<Item = &Policy> {
-        let repositories: Vec<Repository> = references
-            .into_iter()
-            .filter_map(|text| text.parse::<ImageRef>().ok())
-            .map(|reference| reference.repository)
-            .collect();
-        self.policies.iter().copied().filter(move |policy| {
-            policy.mode == Mode::Enforce && repositories.iter().any(|repository| policy.covers(repository))
-        })
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    image::{Digest, ImageRef, same_reference},
+    image::{Digest, ImageRef, same_name, same_reference},
     intervention::Intervention,
     workload::{ContainerId, Images},
 };
@@ -24,6 +24,11 @@ pub struct ReleaseImage {
 }
 
 impl ReleaseImage {
+    /// Whether a text says this image: as set, or (a tag where git does not own the workload) as asked for.
+    pub fn is_recorded(&self, text: &str) -> bool {
+        same_reference(text, &self.image) || same_reference(text, &self.wanted)
+    }
+
     /// The digest, where it is pinned.
     pub fn digest(&self) -> Option<Digest> {
         self.image.parse::<ImageRef>().ok()?.digest
@@ -92,11 +97,7 @@ impl Release {
     /// Whether these images are this release's: as set, or (an unowned workload that names tags) as asked for.
     pub fn is(&self, images: &Images) -> bool {
         self.images.len() == images.len()
-            && self.images.iter().all(|(id, own)| {
-                images
-                    .get(id)
-                    .is_some_and(|text| same_reference(text, &own.image) || same_reference(text, &own.wanted))
-            })
+            && self.images.iter().all(|(id, own)| images.get(id).is_some_and(|text| own.is_recorded(text)))
     }
 
     fn same_images(&self, other: &Self) -> bool {
@@ -140,6 +141,17 @@ pub struct Rejected {
     pub digest: Option<Digest>,
     /// Why it was rejected.
     pub cause: Cause,
+}
+
+impl Rejected {
+    /// Whether what is asked for at a place is this: by its digest, where that is known; else by its name, at this place.
+    pub fn is(&self, container: &ContainerId, reference: &str, digest: Option<&Digest>) -> bool {
+        match digest {
+            Some(digest) => self.digest.as_ref() == Some(digest),
+            // Without a policy a tag is not resolved: it is what was rejected if that was called so.
+            None => self.container == *container && same_name(&self.reference, reference),
+        }
+    }
 }
 
 /// Why an image was rejected.

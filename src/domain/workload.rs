@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BTreeMap, fmt, hash, str::FromStr, sync::O
 
 use serde_json::Value;
 
-/// One row of the table of workload kinds. RBAC, watches and (later) webhook rules are made from it.
+/// One row of the table of workload kinds. RBAC, watches and webhook rules are made from it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
     /// The API group.

@@ -71,6 +71,14 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The cryptography that is built in does not offer what is needed.
+    #[error("cannot serve {what} over TLS")]
+    Tls {
+        /// What was to be served.
+        what: &'static str,
+        /// The reason of the library.
+        source: rustls::Error,
+    },
 }
 
 /// What a server is for, in its errors.
@@ -98,13 +106,7 @@ impl Server {
     /// # Errors
     /// The address is in use or cannot be had.
     pub async fn bind(addr: SocketAddr, purpose: Purpose) -> Result<Self, Error> {
-        let Purpose { what, flag } = purpose;
-        let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => Error::AddressInUse { what, flag, addr },
-            _ => Error::Listen { what, flag, addr, source },
-        };
-        let listener = TcpListener::bind(addr).await.map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
+        let (listener, addr) = listen(addr, purpose).await?;
         Ok(Self { listener, addr })
     }
 
@@ -120,7 +122,7 @@ impl Server {
         let accepting = async {
             // The semaphore is never closed.
             while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
-                let Some(stream) = accept(&self.listener).await else { continue };
+                let Some((stream, _)) = accept(&self.listener).await else { continue };
                 let exchange = exchange(stream, router.clone());
                 connections.spawn(async move {
                     exchange.await;
@@ -208,9 +210,21 @@ async fn encode(State(metrics): State<Metrics>) -> Response {
     ([(header::CONTENT_TYPE, OPENMETRICS)], metrics.encode()).into_response()
 }
 
-async fn accept(listener: &TcpListener) -> Option<TcpStream> {
+/// Takes an address, and says which one it is.
+pub(super) async fn listen(addr: SocketAddr, purpose: Purpose) -> Result<(TcpListener, SocketAddr), Error> {
+    let Purpose { what, flag } = purpose;
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::AddressInUse { what, flag, addr },
+        _ => Error::Listen { what, flag, addr, source },
+    };
+    let listener = TcpListener::bind(addr).await.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((listener, addr))
+}
+
+pub(super) async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     match listener.accept().await {
-        Ok((stream, _)) => Some(stream),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
             // Mostly: no more file descriptors. Without a pause this would spin until there are some.
             tracing::warn!(%error, "cannot accept a connection");

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric},
     metrics::{
@@ -25,8 +26,8 @@ use prometheus_client::{
 };
 
 pub use self::labels::{
-    Action, ActionOutcome, BareState, Controller, Kind, Mode, PushOutcome, RollbackStage, SourceState, Stage,
-    Standing, Suspendable, SyncOutcome, WorkloadState, WriteOutcome,
+    Action, ActionOutcome, BareState, Controller, Kind, Meddling, Mode, PushOutcome, Review, RollbackStage,
+    SourceState, Stage, Standing, Suspendable, SyncOutcome, Verdict, Webhook, WorkloadState, WriteOutcome,
 };
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -57,6 +58,56 @@ struct Inner {
     queue_depth: Family<Controller, Gauge>,
     history_records_pending: Gauge,
     history_writes: Family<WriteOutcome, Counter>,
+    admission: Admission,
+}
+
+/// What the API server is told to ask, and what it is answered.
+#[derive(Debug)]
+struct Admission {
+    registered: Gauge,
+    repairs: Family<Meddling, Counter>,
+    certificate_expiry: Gauge,
+    reviews: Family<(Webhook, Review), Counter>,
+    durations: Histograms<Webhook>,
+    verdicts: Family<(Mode, Verdict), Counter>,
+}
+
+impl Admission {
+    fn new(r: &mut Registry) -> Self {
+        Self {
+            registered: gauge(
+                r,
+                "webhook_registered",
+                "1 while both webhook configurations are as this process, which leads, wants them",
+            ),
+            repairs: family(
+                r,
+                "webhook_repairs",
+                "Webhook configurations that were put right, by what somebody else had done to them",
+                Meddling::ALL,
+            ),
+            certificate_expiry: webhook_certificate_expiry(r),
+            reviews: family(
+                r,
+                "admission_reviews",
+                "Requests that the API server asked about, by what it was answered",
+                &pairs(Webhook::ALL, Review::ALL),
+            ),
+            durations: histograms(
+                r,
+                "admission_review_duration",
+                "Time of one answer to the API server, without the network",
+                Webhook::ALL,
+                review_histogram,
+            ),
+            verdicts: family(
+                r,
+                "admission_verdicts",
+                "What policies said of requests, each policy by itself",
+                &pairs(Mode::ALL, Verdict::ALL),
+            ),
+        }
+    }
 }
 
 impl Default for Metrics {
@@ -68,8 +119,7 @@ impl Default for Metrics {
 impl Metrics {
     /// All metrics, every series at 0.
     pub fn new() -> Self {
-        let mut r = Registry::with_prefix("countersign");
-        r.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        let mut r = registry();
         Self(Arc::new(Inner {
             rollbacks: histograms(
                 &mut r,
@@ -140,12 +190,8 @@ impl Metrics {
                 "history_records_pending",
                 "Records of what was done that are not written to their history yet",
             ),
-            history_writes: family(
-                &mut r,
-                "history_writes",
-                "Writes of release histories, by what became of them",
-                WriteOutcome::ALL,
-            ),
+            history_writes: history_writes(&mut r),
+            admission: Admission::new(&mut r),
             registry: r,
         }))
     }
@@ -253,9 +299,39 @@ impl Metrics {
         self.0.history_records_pending.set(whole(count));
     }
 
+    /// Whether the API server asks admission as it should.
+    pub fn set_webhook_registered(&self, registered: bool) {
+        self.0.admission.registered.set(i64::from(registered));
+    }
+
+    /// A webhook configuration was put right.
+    pub fn webhook_repair(&self, cause: Meddling) {
+        self.0.admission.repairs.get_or_create(&cause).inc();
+    }
+
+    /// The certificate of the webhook that is served ends then.
+    pub fn set_webhook_certificate_expiry(&self, ends: Timestamp) {
+        self.0.admission.certificate_expiry.set(ends.as_second());
+    }
+
     /// A write of a history came to its outcome.
     pub fn history_write(&self, outcome: WriteOutcome) {
         self.0.history_writes.get_or_create(&outcome).inc();
+    }
+
+    /// The API server was answered.
+    pub fn reviewed(&self, webhook: Webhook, answer: Review) {
+        self.0.admission.reviews.get_or_create(&(webhook, answer)).inc();
+    }
+
+    /// Measures one answer to the API server, until the timer is dropped.
+    pub fn time_review(&self, webhook: Webhook) -> Timer {
+        Timer::of(self.0.admission.durations.get_or_create_owned(&webhook))
+    }
+
+    /// A policy said something of a request.
+    pub fn review_verdict(&self, mode: Mode, verdict: Verdict) {
+        self.0.admission.verdicts.get_or_create(&(mode, verdict)).inc();
     }
 }
 
@@ -284,6 +360,11 @@ fn rollback_histogram() -> Histogram {
     Histogram::new([0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0])
 }
 
+/// An answer is a look into memory: tenths of a millisecond. Where it takes longer than a second, something is wrong.
+fn review_histogram() -> Histogram {
+    Histogram::new([0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0])
+}
+
 /// A round is local work and a few calls: it should take milliseconds, and ends with the time-outs of the calls.
 fn reconcile_histogram() -> Histogram {
     Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
@@ -295,6 +376,27 @@ fn source_sync_histogram(registry: &mut Registry) -> Histogram {
     let help = "Time of one sync of a git source";
     registry.register_with_unit("source_sync_duration", help, Unit::Seconds, histogram.clone());
     histogram
+}
+
+/// The metrics, and the one that says which version this is.
+fn registry() -> Registry {
+    let mut registry = Registry::with_prefix("countersign");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("build", "The running version", version);
+    registry
+}
+
+fn webhook_certificate_expiry(registry: &mut Registry) -> Gauge {
+    let gauge = Gauge::default();
+    let help =
+        "When the webhook's certificate that is served ends, in seconds since 1970; 0 while none is served";
+    registry.register_with_unit("webhook_certificate_expiry_timestamp", help, Unit::Seconds, gauge.clone());
+    gauge
+}
+
+fn history_writes(registry: &mut Registry) -> Family<WriteOutcome, Counter> {
+    let help = "Writes of release histories, by what became of them";
+    family(registry, "history_writes", help, WriteOutcome::ALL)
 }
 
 fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {

@@ -1,6 +1,7 @@
-//! What is seen from outside: logs, metrics, probes.
+//! What is seen from outside: logs, metrics, and what is served.
 
 pub mod http;
+pub mod https;
 pub mod logs;
 pub mod metrics;
 

@@ -98,6 +98,10 @@ fn no_role_has_a_wildcard_and_only_the_applier_may_create_workloads() {
 const VALUES: &[(&str, &str)] = &[
     ("countersign-system", "{{ .Release.Namespace }}"),
     ("image: registry.example/countersign/countersign:0.1.0", "image: {{ .Values.image }}"),
+    (
+        "'[\"registry.example/countersign/countersign:0.1.0\"]'",
+        "{{ concat (list .Values.image) .Values.otherImages | toJson | squote }}",
+    ),
     ("replicas: 2", "replicas: {{ .Values.replicas }}"),
     (
         "resources: {requests: {cpu: 100m, memory: 256Mi}, limits: {memory: 1Gi}}",
@@ -114,7 +118,7 @@ const VALUES: &[(&str, &str)] = &[
 #[test]
 fn the_templates_of_the_chart_are_made_from_the_base() {
     let mut used = vec![false; VALUES.len()];
-    for file in ["rbac", "networkpolicy", "service", "poddisruptionbudget", "deployment"] {
+    for file in ["rbac", "root", "networkpolicy", "service", "poddisruptionbudget", "deployment"] {
         // As generated now: the two golden files must not lag behind each other.
         let mut template = if file == "rbac" { rbac() } else { text(&format!("base/{file}.yaml")) };
         for ((from, to), used) in VALUES.iter().zip(&mut used) {
@@ -172,6 +176,42 @@ fn helm_renders_the_same_objects_as_kustomize() {
     let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
     let hosts = env.iter().find(|variable| variable["name"] == "COUNTERSIGN_PRIVATE_GIT_HOSTS").unwrap();
     assert_eq!(hosts["value"], "git.inside,10.0.0.0/8");
+}
+
+/// If this fails, who installs as the guide says has an operator that its own namespace refuses.
+#[test]
+fn the_documented_overlay_names_its_image_wherever_it_is_named() {
+    let guide = include_str!("../../docs/guides/install.md");
+    let block = guide.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // kustomize takes no absolute path.
+    let up = "../".repeat(directory.path().canonicalize().unwrap().components().count() - 1);
+    let base = deploy("base").canonicalize().unwrap();
+    let base = base.display().to_string().trim_start_matches('/').to_owned();
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let overlay: String = block
+        .replace("sha256:…", &digest)
+        .lines()
+        .map(|line| {
+            if line.starts_with("resources: ") {
+                format!("resources: [{up}{base}]\n")
+            } else {
+                format!("{line}\n")
+            }
+        })
+        .collect();
+    fs::write(directory.path().join("kustomization.yaml"), overlay).unwrap();
+    let kustomize = find_or_build(&[&KUSTOMIZE]).unwrap().remove(KUSTOMIZE.name).unwrap();
+    let built = by_identity(objects(&output(Command::new(kustomize).arg("build").arg(directory.path()))));
+    let of = |kind: &str, name: &str| &built[&(kind.to_owned(), name.to_owned())]["spec"];
+    let image = format!("registry.internal/countersign@{digest}");
+    assert_eq!(of("Deployment", "countersign")["template"]["spec"]["containers"][0]["image"], image.as_str());
+    let variable = &of("ValidatingAdmissionPolicy", "countersign-root")["variables"][0];
+    assert_eq!(*variable, serde_json::json!({"name": "images", "expression": format!("[\"{image}\"]")}));
+    let chart = by_identity(chart(&[&format!("image={image}"), "otherImages={registry.example/mesh:1}"]));
+    let policy = &chart[&("ValidatingAdmissionPolicy".to_owned(), "countersign-root".to_owned())];
+    let expression = format!("[\"{image}\",\"registry.example/mesh:1\"]");
+    assert_eq!(policy["spec"]["variables"][0]["expression"], expression.as_str());
 }
 
 #[test]

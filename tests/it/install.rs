@@ -39,7 +39,7 @@ async fn installed() -> ControlPlane {
 }
 
 /// A client with the rights of an account of the base.
-async fn client_of(plane: &ControlPlane, account: &str) -> Client {
+pub async fn client_of(plane: &ControlPlane, account: &str) -> Client {
     let path = plane.service_account_kubeconfig(ROOT, account).await.unwrap();
     let kubeconfig = Kubeconfig::read_from(path).unwrap();
     let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
@@ -103,6 +103,7 @@ async fn restricted_lets_it_in(plane: &ControlPlane) {
         let refused = pods.create(&dry, &pod(spec)).await.unwrap_err().to_string();
         assert!(refused.contains("violates PodSecurity \"restricted:latest\""), "{without}: {refused}");
     }
+    only_its_own_image_runs_there(plane, &pods, template).await;
     // Its own pods are made by the controllers, as in any cluster.
     eventually("both replicas are there", SOON, async || {
         let found = api_of(plane, &deployment).get("countersign").await?;
@@ -112,6 +113,63 @@ async fn restricted_lets_it_in(plane: &ControlPlane) {
     .await;
     // From here on the real binary is the operator; these pods are only played.
     api_of(plane, &deployment).delete("countersign", &DeleteParams::default()).await.unwrap();
+}
+
+/// The operator's own admission leaves its namespace out; the policy of the installer does not.
+async fn only_its_own_image_runs_there(plane: &ControlPlane, pods: &Api<Pod>, template: &Value) {
+    let pod = |operation: &str, path: &str, value: Value| -> Pod {
+        let mut spec = template["spec"].clone();
+        let operation = json!([{"op": operation, "path": path, "value": value}]);
+        json_patch::patch(&mut spec, &serde_json::from_value::<json_patch::Patch>(operation).unwrap())
+            .unwrap();
+        serde_json::from_value(json!({"metadata": {"name": "probe"}, "spec": spec})).unwrap()
+    };
+    let own = template["spec"]["containers"][0].clone();
+    let stranger = "registry.example/stranger:1";
+    let mut beside = own.clone();
+    beside["name"] = "beside".into();
+    beside["image"] = stranger.into();
+    // What neither an init container nor an ephemeral one may have.
+    for field in ["ports", "startupProbe", "livenessProbe", "readinessProbe", "resources"] {
+        beside.as_object_mut().unwrap().remove(field);
+    }
+    let volume = json!({"name": "model", "image": {"reference": stranger}});
+    let refused = |what: &str, answer: kube::Result<Pod>| {
+        let error = answer.map(|_| ()).expect_err(what).to_string();
+        let said = error.contains(&format!("{stranger} may not run in this namespace"))
+            && error.contains("ValidatingAdmissionPolicy countersign-root");
+        assert!(said, "{what}: {error}");
+    };
+    let dry = PostParams { dry_run: true, ..PostParams::default() };
+    eventually("the policy counts", SOON, async || {
+        ensure!(pods.create(&dry, &pod("replace", "/containers/0/image", stranger.into())).await.is_err());
+        Ok(())
+    })
+    .await;
+    for (what, operation, path, value) in [
+        ("container", "replace", "/containers/0/image", Value::from(stranger)),
+        ("sidecar", "add", "/containers/-", beside.clone()),
+        ("init container", "add", "/initContainers", json!([beside])),
+        ("volume", "add", "/volumes/-", volume),
+    ] {
+        refused(what, pods.create(&dry, &pod(operation, path, value)).await);
+    }
+    let running = pod("replace", "/containers/0/name", "app".into());
+    pods.create(&PostParams::default(), &running).await.unwrap();
+    let params = kube::api::PatchParams::default();
+    let image = json!({"spec": {"containers": [{"name": "app", "image": stranger}]}});
+    refused("update", pods.patch("probe", &params, &kube::api::Patch::Strategic(image)).await);
+    let mut debug = beside;
+    debug["targetContainerName"] = "app".into();
+    let debug = kube::api::Patch::Strategic(json!({"spec": {"ephemeralContainers": [debug]}}));
+    refused("kubectl debug", pods.patch_ephemeral_containers("probe", &params, &debug).await);
+    let label = kube::api::Patch::Merge(json!({"metadata": {"labels": {"a": "b"}}}));
+    pods.patch("probe", &params, &label).await.unwrap();
+    // Nowhere else.
+    let elsewhere: Api<Pod> = Api::namespaced(plane.client(), &plane.namespace("open").await);
+    let free = json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a", "image": stranger}]}});
+    elsewhere.create(&dry, &serde_json::from_value(free).unwrap()).await.unwrap();
+    pods.delete("probe", &DeleteParams::default()).await.unwrap();
 }
 
 async fn the_rights_are_the_golden_ones(plane: &ControlPlane) {

@@ -33,6 +33,8 @@ const PLURALS: &[(&str, &str)] = &[
     ("PodDisruptionBudget", "poddisruptionbudgets"),
     ("Deployment", "deployments"),
     ("GitSource", "gitsources"),
+    ("ValidatingAdmissionPolicy", "validatingadmissionpolicies"),
+    ("ValidatingAdmissionPolicyBinding", "validatingadmissionpolicybindings"),
 ];
 
 /// Where an object of the base stands.

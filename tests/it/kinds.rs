@@ -200,7 +200,7 @@ fn fields_for_the_root_namespace_are_named() {
     assert!(policy("image-policy-minimal").root_only_fields().is_empty());
     assert_eq!(
         policy("image-policy-full").root_only_fields(),
-        ["spec.match.namespaceSelector", "spec.match.exclude", "spec.rollback"]
+        ["spec.match.namespaceSelector", "spec.match.exclude", "spec.rollback", "spec.admission"]
     );
 }
 

@@ -9,6 +9,9 @@
     reason = "a story reads from top to bottom"
 )]
 
+mod admission;
+mod admission_away;
+mod certify;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;
 #[path = "controlplane.rs"]
@@ -20,6 +23,7 @@ mod faults;
 mod git;
 mod git_private;
 mod guards;
+mod https;
 mod ignored;
 mod install;
 mod installed;
@@ -33,6 +37,7 @@ mod outside;
 mod overlays;
 mod probes;
 mod quickstart;
+mod registration;
 mod rules;
 mod story_away;
 mod story_bare;

@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-const ROLLOUTS: &str = include_str!("../fixtures/crds/argo-rollouts.yaml");
-const CLONE_SETS: &str = include_str!("../fixtures/crds/openkruise-clonesets.yaml");
-const SERVICES: &str = include_str!("../fixtures/crds/knative-services.yaml");
+pub const ROLLOUTS: &str = include_str!("../fixtures/crds/argo-rollouts.yaml");
+pub const CLONE_SETS: &str = include_str!("../fixtures/crds/openkruise-clonesets.yaml");
+pub const SERVICES: &str = include_str!("../fixtures/crds/knative-services.yaml");
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
 
 /// An operator that knows the kinds of the documented example.
@@ -336,7 +336,7 @@ async fn a_release_of_a_configured_kind_whose_pods_keep_crashing_goes_back() {
     scene.runs("Rollout", "strange", &scene.pin(0)).await;
 }
 
-async fn create_definition(client: &kube::Client, text: &str) {
+pub async fn create_definition(client: &kube::Client, text: &str) {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     let definition: CustomResourceDefinition = serde_yaml::from_str(text).unwrap();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());

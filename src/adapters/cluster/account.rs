@@ -1,6 +1,7 @@
 //! In whose name, and how far, requests go.
 
-use http::{HeaderName, HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request, header::CONTENT_TYPE};
+use serde_json::{Value, json};
 
 use super::{Cluster, Error};
 use crate::domain::inventory::ObjectId;
@@ -39,6 +40,23 @@ impl Cluster {
     /// The namespace that is reached; empty: all of them.
     pub fn reaches(&self) -> &str {
         self.only.as_deref().unwrap_or_default()
+    }
+
+    /// Who this process is to the API server.
+    pub async fn user(&self) -> Result<String, Error> {
+        let (operation, object) = ("look up", "the user that this process is to the API server");
+        let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+        let request = Request::post("/apis/authentication.k8s.io/v1/selfsubjectreviews")
+            .header(CONTENT_TYPE, "application/json")
+            .body(body.to_string().into_bytes())
+            .map_err(kube::core::request::Error::BuildRequest);
+        let answer: Value = self.send(operation, object, request).await?;
+        let name = answer.pointer("/status/userInfo/username").and_then(Value::as_str).map(str::to_owned);
+        name.ok_or_else(|| Error::Malformed {
+            operation,
+            object: object.to_owned(),
+            why: "the answer has no name".to_owned(),
+        })
     }
 
     /// Every request passes here before it is made.

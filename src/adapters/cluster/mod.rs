@@ -275,6 +275,14 @@ impl Cluster {
         self.send("patch", &id.to_string(), http).await
     }
 
+    /// A merge patch: lists are replaced as a whole. Answers with the object as stored.
+    pub async fn merge_patch(&self, id: &ObjectId, patch: &Value) -> Result<Value, Error> {
+        let resource = self.resource(&id.api_version, &id.kind).await?;
+        let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let http = self.request_for("patch", &resource, id)?.patch(&id.name, &params, &Patch::Merge(patch));
+        self.send("patch", &id.to_string(), http).await
+    }
+
     /// Writes a whole status, as far as this version knows it.
     pub async fn report<K>(&self, namespace: &str, name: &str, status: &K::Status) -> Result<(), Error>
     where

@@ -10,7 +10,7 @@ use super::{
     wish::{Against, Wish, wish},
 };
 use crate::domain::{
-    image::{Digest, ImageRef, same_reference},
+    image::{Digest, ImageRef, same_reference, short},
     policy::OnRevocation,
     release::{Cause, History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
     workload::{ContainerId, Images, with_images},
@@ -184,7 +184,7 @@ fn amended(world: &World<'_>, held: &Release, live: &Images, set: &Images) -> Re
 
 /// Whether a text is what a release says of a place: as set, or (a tag where git does not own the workload) as asked for.
 fn is_recorded(own: &ReleaseImage, text: &str) -> bool {
-    same_reference(text, &own.image) || same_reference(text, &own.wanted)
+    own.is_recorded(text)
 }
 
 /// What runs revoked all the same: in a container that the held release does not have.
@@ -461,13 +461,4 @@ fn nothing(state: State, message: String, history: &History) -> Decision {
 pub(super) fn short_list<'a>(images: impl Iterator<Item = &'a String>) -> String {
     let texts: BTreeSet<String> = images.map(|image| short(image)).collect();
     texts.into_iter().collect::<Vec<_>>().join(", ")
-}
-
-/// An image for people: the last part of its repository, its tag, the beginning of its digest.
-pub(super) fn short(image: &str) -> String {
-    let Ok(reference) = image.parse::<ImageRef>() else { return image.chars().take(80).collect() };
-    let name = reference.repository.as_str().rsplit('/').next().unwrap_or_default();
-    let tag = reference.tag.as_ref().map_or_else(String::new, |tag| format!(":{tag}"));
-    let digest = reference.digest.as_ref().map_or_else(String::new, |digest| format!("@{}", digest.short()));
-    format!("{name}{tag}{digest}")
 }

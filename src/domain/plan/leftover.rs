@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{World, target::revoked};
 use crate::domain::{
+    image::{ImageRef, short},
     pods::{digests, images_of, is_controlled_by, is_ending, is_of_revision, is_ready, name_of},
     release::{History, Release},
     rollout::{Rollout, Updates, is_observed, updates},
@@ -114,7 +115,7 @@ fn doomed(world: &World<'_>, pod: &Value) -> Option<Doomed> {
     let names_revoked = || {
         crate::domain::workload::images(pod).iter().find_map(|(place, image)| {
             let why = revoked(world, history, place, image)?;
-            Some(format!("{place} runs {}, which is revoked: {why}", super::decide::short(image)))
+            Some(format!("{place} runs {}, which is revoked: {why}", short(image)))
         })
     };
     let runs_revoked = || {
@@ -138,9 +139,7 @@ fn failed(history: &History) -> Option<&Release> {
 }
 
 fn repository(image: &str) -> String {
-    image
-        .parse::<crate::domain::image::ImageRef>()
-        .map_or_else(|_| image.to_owned(), |own| own.repository.to_string())
+    image.parse::<ImageRef>().map_or_else(|_| image.to_owned(), |own| own.repository.to_string())
 }
 
 fn ordinal(pod: &Value) -> u64 {

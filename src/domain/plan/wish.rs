@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{Manifest, Wanted, World, target::revoked};
 use crate::domain::{
-    image::{ImageRef, same_reference},
+    image::{ImageRef, same_name, same_reference},
     policy::{Code, Judgement},
     release::{Cause, History, Release, ReleaseImage},
+    snippet::snippet,
     workload::{ContainerId, Images, images, with_images},
 };
 
@@ -125,14 +126,16 @@ fn against(
     judged: &Judgement,
     manifest: Option<&Manifest>,
 ) -> Vec<Against> {
+    let path = manifest.map(|manifest| manifest.path.as_str());
     let mut found: Vec<Against> = judged
         .against
         .iter()
         .map(|(policy, reason)| Against {
             container: id.clone(),
             message: format!("{} ({}, policy {policy})", reason.message, reason.code),
+            // An approval beside the policy that asks for it counts.
             snippet: (reason.code == Code::Unlisted)
-                .then(|| snippet(&judged.reference, policy, manifest))
+                .then(|| snippet(&judged.reference, policy.split('/').next().unwrap_or_default(), path))
                 .flatten(),
         })
         .collect();
@@ -173,23 +176,8 @@ fn still_rejected(world: &World<'_>, history: &History, id: &ContainerId, judged
             Cause::Revoked => revoked,
             Cause::FailedRollout => world.wanted.is_elsewhere() && rejected.container == *id,
         };
-        let same = match digest {
-            Some(digest) => rejected.digest.as_ref() == Some(digest),
-            // Without a policy a tag is not resolved: it is what was rejected if that was called so.
-            None => rejected.container == *id && same_name(&rejected.reference, &judged.reference),
-        };
-        stands && same
+        stands && rejected.is(id, &judged.reference, digest)
     })
-}
-
-/// The same repository and tag, whatever the digest.
-fn same_name(one: &str, other: &str) -> bool {
-    let name = |text: &str| {
-        let reference: ImageRef = text.parse().ok()?;
-        let tag = reference.effective_tag();
-        Some((reference.repository, tag))
-    };
-    one == other || name(one).is_some_and(|of| Some(of) == name(other))
 }
 
 /// While the wanted reference stays the same, a workload moves only to a record newer than the one it runs.
@@ -204,23 +192,4 @@ fn tag_moves_back(world: &World<'_>, history: &History, id: &ContainerId, judged
         && pinned.digest != runs
         && own.approved_at.is_some()
         && judged.approved_at <= own.approved_at
-}
-
-/// The ApprovedImage that would approve a reference, on one line.
-fn snippet(reference: &str, policy: &str, manifest: Option<&Manifest>) -> Option<String> {
-    let reference: ImageRef = reference.parse().ok()?;
-    // An approval beside the policy that asks for it counts.
-    let namespace = policy.split('/').next().unwrap_or_default();
-    let short = reference.repository.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-    let tag = reference.effective_tag();
-    let digest = reference.digest.as_ref().map_or("sha256:…", |digest| digest.as_str());
-    let name = tag
-        .as_ref()
-        .map_or_else(|| short.clone(), |tag| format!("{short}-{}", tag.as_str().to_ascii_lowercase()));
-    let tag = tag.map_or_else(String::new, |tag| format!(", tag: \"{tag}\""));
-    let beside = manifest.map_or_else(String::new, |manifest| format!(" beside {}", manifest.path));
-    Some(format!(
-        "commit{beside} {{apiVersion: countersign.dev/v1alpha1, kind: ApprovedImage, metadata: {{name: {name}, namespace: {namespace}}}, spec: {{image: {}{tag}, digest: \"{digest}\"}}}}",
-        reference.repository
-    ))
 }

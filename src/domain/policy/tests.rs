@@ -1,5 +1,8 @@
 use super::*;
-use crate::domain::ledger::tests::{at, digest, record};
+use crate::domain::ledger::{
+    Ledger,
+    tests::{at, digest, record},
+};
 
 /// Enforce, everywhere, approval by people from anywhere, digests required.
 pub(crate) fn policy() -> Policy {
@@ -17,6 +20,7 @@ pub(crate) fn policy() -> Policy {
         on_revocation: None,
         on_failed_rollout: None,
         healthy_for: None,
+        pin_pods: None,
     }
 }
 
@@ -138,4 +142,82 @@ fn of_several_policies_on_failed_rollouts_the_one_that_moves_nothing_wins() {
     assert_eq!(said(&[good, none], Mode::Enforce), OnFailedRollout::None);
     assert_eq!(said(&[None], Mode::Enforce), OnFailedRollout::None);
     assert_eq!(said(&[good], Mode::Audit), OnFailedRollout::None);
+}
+
+/// If this fails, a policy that nobody thought of lets tags of Pods through, or nobody's does.
+#[test]
+fn of_several_policies_on_pinning_pods_the_one_that_pins_wins() {
+    let said = |these: &[Option<bool>], mode: Mode| {
+        let policies: Vec<Policy> =
+            these.iter().map(|said| Policy { pin_pods: *said, mode, ..policy() }).collect();
+        let policies: Vec<&Policy> = policies.iter().collect();
+        let ledger = Ledger::default();
+        Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) }.pin_pods([CART])
+    };
+    assert!(said(&[], Mode::Enforce) && said(&[None], Mode::Enforce));
+    assert!(!said(&[Some(false), None], Mode::Enforce));
+    assert!(said(&[Some(false), Some(true)], Mode::Enforce));
+    assert!(said(&[Some(false)], Mode::Audit), "it changes nothing");
+}
+
+/// The webhook asks all policies at once, the plan those that enforce: if they disagree, one lets in what the other moves.
+#[test]
+fn opinions_and_judgements_say_the_same() {
+    let mut tenants = record("t", 2, "1.0");
+    tenants.scope = Scope::Namespace("shop".into());
+    tenants.key.namespace = "shop".into();
+    let mut revoked = record("r", 3, "3.0");
+    revoked.revocation = Some("bad".into());
+    let mut expired = record("e", 4, "4.0");
+    expired.expires_at = Some(at(50));
+    let ledger: Ledger = [record("a", 1, "1.0"), tenants, revoked, expired].into_iter().collect();
+    let of = |name: &str, change: &dyn Fn(&mut Policy)| {
+        let mut policy = policy();
+        policy.key.1 = name.into();
+        change(&mut policy);
+        policy
+    };
+    let policies = [
+        of("a", &|_| {}),
+        of("b", &|policy| {
+            policy.approval = Some(Approval { from_root: false, from_namespace: true, max_age: None });
+        }),
+        of("c", &|policy| policy.mode = Mode::Warn),
+        of("d", &|policy| (policy.approval, policy.require_digest) = (None, false)),
+        of("e", &|policy| {
+            policy.approval = Some(Approval {
+                from_root: true,
+                from_namespace: true,
+                max_age: Some(Duration::from_secs(9)),
+            });
+        }),
+        of("f", &|policy| policy.images = vec![Pattern::new("other.example/**").unwrap()]),
+    ];
+    let policies: Vec<&Policy> = policies.iter().collect();
+    let judge = Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) };
+    let digests = (1..=5).map(|n| format!("{CART}@{}", digest(n)));
+    let tags = (1..=5).map(|n| format!("{CART}:{n}.0"));
+    for text in digests.chain(tags).chain(["not an image".to_owned(), "other.example/x:1".to_owned()]) {
+        let opinions = judge.opinions(&text);
+        let enforcing = opinions.iter().filter(|opinion| opinion.policy.mode == Mode::Enforce);
+        let said: BTreeSet<(String, Reason)> = enforcing
+            .flat_map(|opinion| {
+                opinion.against.iter().map(|reason| (opinion.policy.to_string(), reason.clone()))
+            })
+            .collect();
+        assert_eq!(said, judge.enforced(&text).against, "{text}");
+        for policy in &policies {
+            let alone = judge.reported(&text, &policy.key);
+            let opinion = opinions.iter().find(|opinion| opinion.policy == *policy);
+            assert_eq!(opinion.is_some(), alone.governed, "{text} {policy}");
+            let said: BTreeSet<&Reason> = opinion.into_iter().flat_map(|opinion| &opinion.against).collect();
+            let said: Vec<&Reason> =
+                said.into_iter().filter(|reason| reason.code != Code::AmbiguousTag).collect();
+            assert_eq!(
+                said,
+                alone.against.iter().map(|(_, reason)| reason).collect::<Vec<_>>(),
+                "{text} {policy}"
+            );
+        }
+    }
 }

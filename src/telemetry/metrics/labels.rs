@@ -73,6 +73,37 @@ label! {
     }
 }
 label! {
+    /// What the API server asks about a request.
+    Webhook "webhook" {
+        /// What of it is to be written otherwise.
+        Mutate = "mutate",
+        /// Whether it passes.
+        Validate = "validate",
+    }
+}
+label! {
+    /// What it is answered.
+    Review "answer" {
+        /// It passes as it is.
+        Allowed = "allowed",
+        /// It passes with other images.
+        Rewritten = "rewritten",
+        /// It does not pass.
+        Denied = "denied",
+    }
+}
+label! {
+    /// What one policy says of a request.
+    Verdict "verdict" {
+        /// It permits every image.
+        Permitted = "permitted",
+        /// It does not permit every image, but they belong to what runs.
+        Runs = "runs",
+        /// It does not permit every image.
+        NotPermitted = "not_permitted",
+    }
+}
+label! {
     /// What became of an action.
     ActionOutcome "outcome" {
         /// The cluster took it.
@@ -213,6 +244,15 @@ label! {
         Record = "record",
         /// Writing status and events.
         Report = "report",
+    }
+}
+label! {
+    /// What somebody else did to a webhook configuration.
+    Meddling "cause" {
+        /// Changed it.
+        Changed = "changed",
+        /// Deleted it.
+        Deleted = "deleted",
     }
 }
 label! {

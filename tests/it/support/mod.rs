@@ -2,6 +2,7 @@
 
 pub mod manifests;
 pub mod operator;
+pub mod registrar;
 pub mod repo;
 pub mod scene;
 pub mod ssh;

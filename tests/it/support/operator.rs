@@ -87,6 +87,13 @@ impl<'a> Operator<'a> {
         self
     }
 
+    /// Asked by the API server what may be let in. As the operator runs beside it, and in no cluster: by an address.
+    pub fn admitting(self) -> Self {
+        let addr = format!("127.0.0.1:{}", free_port());
+        let url = format!("https://{addr}");
+        self.with("COUNTERSIGN_WEBHOOK_ADDR", addr).with("COUNTERSIGN_WEBHOOK_URL", url)
+    }
+
     /// With an environment variable.
     pub fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((variable, value.into()));

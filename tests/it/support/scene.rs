@@ -232,6 +232,7 @@ impl Scene {
             "CronJob" => ("batch", "v1", "cronjobs"),
             "ConfigMap" => ("", "v1", "configmaps"),
             "Event" => ("", "v1", "events"),
+            "Pod" => ("", "v1", "pods"),
             "Rollout" => ("argoproj.io", "v1alpha1", "rollouts"),
             "CloneSet" => ("apps.kruise.io", "v1alpha1", "clonesets"),
             "Service" => ("serving.knative.dev", "v1", "services"),
