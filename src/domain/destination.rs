@@ -7,6 +7,8 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
+use ipnet::IpNet;
+
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Zone {
@@ -84,14 +86,7 @@ fn meant(address: IpAddr) -> IpAddr {
 pub struct PrivateHosts {
     /// In lower case, as they stand in URLs.
     names: BTreeSet<String>,
-    ranges: BTreeSet<Range>,
-}
-
-/// The addresses that begin with the same bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Range {
-    first: IpAddr,
-    bits: u8,
+    ranges: BTreeSet<IpNet>,
 }
 
 /// Why a text is no list of hosts.
@@ -112,7 +107,7 @@ impl FromStr for PrivateHosts {
         let mut hosts = Self::default();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let invalid = |why: String| InvalidHost { entry: entry.to_owned(), why };
-            if let Some(range) = Range::read(entry).map_err(invalid)? {
+            if let Some(range) = range(entry).map_err(invalid)? {
                 hosts.ranges.insert(range);
             } else {
                 hosts.names.insert(name(entry).map_err(|why| invalid(why.to_owned()))?);
@@ -143,46 +138,18 @@ fn normal(host: &str) -> String {
     host.trim_end_matches('.').to_ascii_lowercase()
 }
 
-impl Range {
-    /// Reads an address or a range; `None` where it is neither.
-    fn read(entry: &str) -> Result<Option<Self>, String> {
-        let (first, bits) = entry.split_once('/').map_or((entry, None), |(first, bits)| (first, Some(bits)));
-        let Ok(first) = first.parse::<IpAddr>() else { return Ok(None) };
-        let width = if first.is_ipv4() { 32 } else { 128 };
-        let bits = match bits.map(str::parse::<u8>) {
-            None => width,
-            Some(Ok(bits)) if bits <= width => bits,
-            Some(_) => return Err(format!("behind the '/' stands a number up to {width}")),
-        };
-        let range = Self { first, bits };
-        let begin = range.cut(first);
-        if begin != first {
-            return Err(format!("the range of this address begins at {begin}/{bits}"));
-        }
-        Ok(Some(range))
+/// Reads an address or a range; `None` where it is neither.
+fn range(entry: &str) -> Result<Option<IpNet>, String> {
+    let (first, bits) = entry.split_once('/').map_or((entry, None), |(first, bits)| (first, Some(bits)));
+    let Ok(first) = first.parse::<IpAddr>() else { return Ok(None) };
+    let Some(bits) = bits else { return Ok(Some(first.into())) };
+    let width = IpNet::from(first).max_prefix_len();
+    let range = bits.parse().ok().and_then(|bits| IpNet::new(first, bits).ok());
+    let range = range.ok_or_else(|| format!("behind the '/' stands a number up to {width}"))?;
+    if range.trunc() != range {
+        return Err(format!("the range of this address begins at {}", range.trunc()));
     }
-
-    /// An address with only so many bits, and 0 for the rest.
-    fn cut(self, address: IpAddr) -> IpAddr {
-        match address {
-            IpAddr::V4(address) => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-                Ipv4Addr::from_bits(address.to_bits() & mask).into()
-            }
-            IpAddr::V6(address) => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
-                Ipv6Addr::from_bits(address.to_bits() & mask).into()
-            }
-        }
-    }
-
-    fn holds(self, address: IpAddr) -> bool {
-        self.first.is_ipv4() == address.is_ipv4() && self.cut(address) == self.first
-    }
-
-    fn is_one_address(self) -> bool {
-        self.bits == if self.first.is_ipv4() { 32 } else { 128 }
-    }
+    Ok(Some(range))
 }
 
 /// Where the operator connects to for one source.
@@ -227,15 +194,17 @@ impl Destinations {
     /// not what only its own address opens: names are resolved by whoever owns them.
     pub fn allow(&self, host: &str, address: IpAddr) -> Result<(), Denied> {
         let meant = meant(address);
-        let listed = |range: &&Range| range.holds(address) || range.holds(meant);
+        let listed = |range: &&IpNet| range.contains(&address) || range.contains(&meant);
         let mut ranges = self.listed.ranges.iter();
         match Zone::of(meant) {
             Zone::Public => Ok(()),
             Zone::Private if self.root || self.listed.names.contains(&normal(host)) => Ok(()),
             Zone::Private => ranges.find(listed).map(drop).ok_or(Denied::Private),
-            Zone::Link => {
-                ranges.filter(|range| range.is_one_address()).find(listed).map(drop).ok_or(Denied::Link)
-            }
+            Zone::Link => ranges
+                .filter(|range| range.prefix_len() == range.max_prefix_len())
+                .find(listed)
+                .map(drop)
+                .ok_or(Denied::Link),
         }
     }
 }

@@ -154,6 +154,7 @@ const DOMAIN_CRATES: &[&str] = &[
     "base64",
     "flate2",
     "semver",
+    "ipnet",
 ];
 const YAML_CRATES: &[&str] =
     &["serde_saphyr", "granit_parser", "saphyr_parser", "serde_yaml", "yaml_serde", "yaml_rust2"];

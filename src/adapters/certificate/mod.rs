@@ -17,13 +17,14 @@ use rustls::{
     sign::CertifiedKey,
 };
 use secrecy::{ExposeSecret as _, SecretString};
+use x509_parser::time::ASN1Time;
 
 pub use self::{
     directory::{Directory, Mounted, Unusable},
     make::make,
     store::{Former, SECRET, Shelf, Store, Stored},
 };
-use crate::domain::certificate::{Life, validity};
+use crate::domain::certificate::Life;
 
 /// Why a certificate cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +65,7 @@ pub struct Certificate {
 impl Certificate {
     fn read(certificate: &[u8], key: &SecretString, parts: Parts) -> Result<Self, Error> {
         let chain = read_all(certificate, parts.certificate)?;
-        let life = chain.first().and_then(|first| validity(first));
+        let life = chain.first().and_then(|first| life_of(first));
         let life = life.ok_or(Error::Malformed(parts.certificate))?;
         // The reason might quote the key.
         let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes())
@@ -140,6 +141,15 @@ impl Pair {
 fn read_all(pem: &[u8], part: &'static str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     all.ok().filter(|all| !all.is_empty()).ok_or(Error::NoCertificate(part))
+}
+
+/// When a certificate (DER) is valid, if it can be read.
+fn life_of(der: &[u8]) -> Option<Life> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    // The end of the year 9999 says "never", and is past the last moment of jiff.
+    let moment = |time: ASN1Time| Timestamp::from_second(time.timestamp()).unwrap_or(Timestamp::MAX);
+    let validity = certificate.validity();
+    Some(Life { begins: moment(validity.not_before), ends: moment(validity.not_after) })
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -9,11 +9,7 @@
 //!                     prepare  ··· trusted ··· switch ··· forget
 //! ```
 
-mod validity;
-
 use jiff::{SignedDuration, Timestamp};
-
-pub use self::validity::validity;
 
 /// From when to when a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
