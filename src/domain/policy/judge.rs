@@ -179,31 +179,20 @@ impl<'a> Judge<'a> {
 
     /// What happens on revocation, of the Enforce policies that cover one of the references: LastGood over None.
     pub fn on_revocation<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnRevocation {
-        let said: Vec<OnRevocation> =
-            self.enforcing(references).filter_map(|policy| policy.on_revocation).collect();
-        if said.is_empty() || said.contains(&OnRevocation::LastGood) {
-            OnRevocation::LastGood
-        } else {
-            OnRevocation::None
-        }
+        let said = self.enforcing(references).filter_map(|policy| policy.on_revocation);
+        cautious(said, OnRevocation::LastGood)
     }
 
     /// What happens to a new release whose containers keep crashing, of the Enforce policies that cover one of the
     /// references: None over LastGood.
     pub fn on_failed_rollout<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnFailedRollout {
-        let said: Vec<OnFailedRollout> =
-            self.enforcing(references).filter_map(|policy| policy.on_failed_rollout).collect();
-        if said.is_empty() || said.contains(&OnFailedRollout::None) {
-            OnFailedRollout::None
-        } else {
-            OnFailedRollout::LastGood
-        }
+        let said = self.enforcing(references).filter_map(|policy| policy.on_failed_rollout);
+        cautious(said, OnFailedRollout::None)
     }
 
     /// Whether tags of Pods are rewritten, of the Enforce policies that cover one of the references: yes over no.
     pub fn pin_pods<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> bool {
-        let said: Vec<bool> = self.enforcing(references).filter_map(|policy| policy.pin_pods).collect();
-        said.is_empty() || said.contains(&true)
+        cautious(self.enforcing(references).filter_map(|policy| policy.pin_pods), true)
     }
 
     /// How long a rollout must have been healthy: the longest of the Enforce policies that cover one of the references.
@@ -243,6 +232,18 @@ impl<'a> Judge<'a> {
             policy.mode == Mode::Enforce && repositories.iter().any(|repository| policy.covers(repository))
         })
     }
+}
+
+/// The more cautious of two values where anybody says it, or nobody says anything; else the other, which all say.
+fn cautious<T: PartialEq>(said: impl Iterator<Item = T>, cautious: T) -> T {
+    let mut other = None;
+    for value in said {
+        if value == cautious {
+            return cautious;
+        }
+        other = Some(value);
+    }
+    other.unwrap_or(cautious)
 }
 
 /// One reference that policies are asked about: the ledger is looked up once for all that count the same approvals.
