@@ -1,6 +1,10 @@
 //! An overlay's workload is pinned, taken back and brought forward like any other.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::ensure;
 use serde_json::json;
@@ -36,6 +40,61 @@ fn edit(scene: &Scene, change: impl FnOnce(String) -> String) {
     scene.write(PROD, &change(fs::read_to_string(scene.repo.path().join(PROD)).unwrap()));
 }
 
+/// 1.1 runs, and is taken back to 1.0.
+async fn runs_and_is_revoked(scene: &Scene) {
+    put(scene, 1);
+    scene.push("run 1.1").await;
+    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
+    scene.file_revocation(1, "CVE-2026-0001");
+    scene.push("revoke 1.1").await;
+    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+}
+
+/// A kustomize that says so in `began` (it may make files, but not fill them) when it is run where `gated` stands, and waits for
+/// `open`.
+struct Gate {
+    program: PathBuf,
+    began: PathBuf,
+    open: PathBuf,
+}
+
+impl Gate {
+    fn at(program: PathBuf, gated: &str) -> Self {
+        let gate =
+            Self { began: program.with_extension("began"), open: program.with_extension("open"), program };
+        let Self { program, began, open } = &gate;
+        fs::create_dir(began).unwrap();
+        let script = format!(
+            "#!/bin/sh\nif /bin/grep -rqs {gated} .; then : > {}/$$; while [ ! -e {} ]; do /bin/sleep 0.1; done; fi\nexec {} \"$@\"\n",
+            began.display(),
+            open.display(),
+            kustomize().display(),
+        );
+        // Whole from the first moment on: the operator may look for it now.
+        let made = program.with_extension("new");
+        fs::write(&made, script).unwrap();
+        fs::set_permissions(&made, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&made, program).unwrap();
+        gate
+    }
+
+    /// Waits until it is run and waits; answers with the processes that ever did.
+    async fn waits(&self) -> Vec<PathBuf> {
+        eventually("an overlay is being built", SOON, async || {
+            let began =
+                fs::read_dir(&self.began)?.map(|entry| Path::new("/proc").join(entry.unwrap().file_name()));
+            let processes: Vec<_> = began.collect();
+            ensure!(!processes.is_empty(), "it is not");
+            Ok(processes)
+        })
+        .await
+    }
+
+    fn opens(&self) {
+        fs::write(&self.open, "").unwrap();
+    }
+}
+
 /// If this fails whoever uses kustomize is not protected: their workloads are not pinned, or a revocation passes them by.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overlay_is_pinned_rolled_back_and_goes_forward() {
@@ -50,13 +109,7 @@ async fn an_overlay_is_pinned_rolled_back_and_goes_forward() {
         scene.deployments().get_opt("cart").await.unwrap().is_none(),
         "the base is no workload of its own"
     );
-    put(&scene, 1);
-    scene.push("run 1.1").await;
-    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
-
-    scene.file_revocation(1, "CVE-2026-0001");
-    scene.push("revoke 1.1").await;
-    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+    runs_and_is_revoked(&scene).await;
 
     // An overlay that breaks takes nothing away, and hides nothing else.
     edit(&scene, |good| good.replace("../../base", "https://example.com/base"));
@@ -105,9 +158,15 @@ async fn without_kustomize_overlays_wait_and_everything_else_goes_on() {
     assert!(scene.has_config("other").await, "nothing is pruned");
     scene.runs("Deployment", "prod-cart", &scene.pin(0)).await;
 
-    // Installed while it runs: the next look finds it.
-    std::os::unix::fs::symlink(kustomize(), &program).unwrap();
-    scene.poke().await;
+    // Installed while it runs: the next look finds it. What changed in place does not wait for what is built.
+    let gate = Gate::at(program, "prod-");
+    scene.put("more.yaml", &scene.config_map("more", "2"));
+    scene.repo.commit("changed in place");
+    scene.ask().await;
+    scene.stands("ConfigMap", "more", "/data/value", &json!("2")).await;
+    let building = gate.waits().await;
+    assert!(building.iter().all(|process| process.exists()), "a build was given up before");
+    gate.opens();
     scene.synced().await;
     scene.gone(&scene.any("ConfigMap"), "other").await;
     rough.operator.kill();
@@ -127,13 +186,7 @@ async fn earlier_versions_of_an_overlay_are_the_fallback() {
     edit(&scene, |text| text.replace("../../base", "https://example.com/base"));
     scene.repo.commit("an overlay that cannot be built");
     scene.repo.commit_file("unrelated.txt", "nothing of the overlay");
-    put(&scene, 1);
-    scene.push("run 1.1").await;
-    scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
-
-    scene.file_revocation(1, "CVE-2026-0001");
-    scene.push("revoke 1.1").await;
-    scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
+    runs_and_is_revoked(&scene).await;
     let history = scene.explains("Deployment", "prod-cart", "Held", "CVE-2026-0001").await;
     assert_eq!(history["status"]["releases"].as_array().unwrap().len(), 2, "{history}");
 }
@@ -143,18 +196,8 @@ async fn earlier_versions_of_an_overlay_are_the_fallback() {
 async fn no_sync_waits_for_earlier_versions_of_overlays() {
     let rough = rough().await;
     rough.operator.kill();
-    let (began, open) = (rough.plane.directory().join("began"), rough.plane.directory().join("open"));
-    let program = rough.plane.directory().join("slow-kustomize");
-    // It lets wait what says `gated`.
-    let script = format!(
-        "#!/bin/sh\nif /bin/grep -rqs gated .; then : > {}; while [ ! -e {} ]; do /bin/sleep 0.1; done; fi\nexec {} \"$@\"\n",
-        began.display(),
-        open.display(),
-        kustomize().display(),
-    );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    rough.operator.spawn_with_kustomize(&program);
+    let gate = Gate::at(rough.plane.directory().join("slow-kustomize"), "gated");
+    rough.operator.spawn_with_kustomize(&gate.program);
     rough.operator.ready().await;
 
     let scene = Scene::on(rough.plane, "slowlog").await;
@@ -168,11 +211,7 @@ async fn no_sync_waits_for_earlier_versions_of_overlays() {
     put(&scene, 1);
     scene.push("run 1.1").await;
     scene.proven_at("Deployment", "prod-cart", &scene.pin(1)).await;
-    eventually("an earlier version is being built", SOON, async || {
-        ensure!(began.exists(), "it is not");
-        Ok(())
-    })
-    .await;
+    gate.waits().await;
     scene.put("other.yaml", &scene.config_map("other", "1"));
     scene.push("one more").await;
     scene.stands("ConfigMap", "other", "/data/value", &json!("1")).await;
@@ -180,7 +219,7 @@ async fn no_sync_waits_for_earlier_versions_of_overlays() {
     scene.push("revoke 1.1").await;
     scene.explains("Deployment", "prod-cart", "NoSafeRelease", "CVE-2026-0001").await;
 
-    fs::write(&open, "").unwrap();
+    gate.opens();
     scene.held_at("Deployment", "prod-cart", &scene.pin(0)).await;
     rough.operator.kill();
 }

@@ -180,12 +180,17 @@ impl Scene {
         commit
     }
 
-    /// Asks the source to look now, and waits until it did.
-    pub async fn poke(&self) {
-        let api = self.sources();
+    /// Asks the source to look now; answers with what it will say once it did.
+    pub async fn ask(&self) -> String {
         let stamp = format!("{:?}", std::time::SystemTime::now());
         let asked = json!({"metadata": {"annotations": {"countersign.dev/reconcile-requested-at": stamp}}});
-        api.patch(&self.source, &PatchParams::default(), &Patch::Merge(&asked)).await.unwrap();
+        self.sources().patch(&self.source, &PatchParams::default(), &Patch::Merge(&asked)).await.unwrap();
+        stamp
+    }
+
+    /// Asks the source to look now, and waits until it did.
+    pub async fn poke(&self) {
+        let (api, stamp) = (self.sources(), self.ask().await);
         eventually("the source looks", SOON, async || {
             let status = api.get(&self.source).await?.status.context("no status")?;
             ensure!(status.last_handled_reconcile_at.as_deref() == Some(&stamp), "{status:?}");

@@ -102,12 +102,6 @@ impl Scene {
         self.sources().patch(&self.source, &PatchParams::default(), &patch).await.unwrap();
     }
 
-    /// Asks the source to look now, without waiting for it.
-    pub async fn ask(&self) {
-        let stamp = format!("{:?}", std::time::SystemTime::now());
-        self.annotate_source(json!({"countersign.dev/reconcile-requested-at": stamp})).await;
-    }
-
     /// Commits several approvals.
     pub async fn approve(&self, versions: &[u8]) {
         for n in versions {
