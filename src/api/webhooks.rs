@@ -10,7 +10,12 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::{GROUP, VERSION};
-use crate::domain::{ledger::Scope, policy::Policy, workload::Kind};
+use crate::domain::{
+    admission::{PARTS, Part},
+    ledger::Scope,
+    policy::Policy,
+    workload::Kind,
+};
 
 /// The name of both configurations.
 pub const NAME: &str = "countersign";
@@ -24,14 +29,6 @@ pub const MUTATE: &str = "/mutate";
 const SYSTEM: &str = "kube-system";
 /// How long the API server waits for an answer.
 const TIMEOUT_SECONDS: u8 = 5;
-
-/// Kinds with a pod template that are no workloads: group, version, resource, and where the template stands.
-const PARTS: [(&str, &str, &str, &[&str]); 4] = [
-    ("apps", "v1", "replicasets", &["spec", "template"]),
-    ("batch", "v1", "jobs", &["spec", "template"]),
-    ("", "v1", "replicationcontrollers", &["spec", "template"]),
-    ("", "v1", "podtemplates", &["template"]),
-];
 
 /// How the API server reaches the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,8 +79,8 @@ pub struct Registration<'a> {
     pub kinds: &'a [&'static Kind],
     /// Where the operator is reached.
     pub endpoint: &'a Endpoint,
-    /// The authorities of its certificate, as PEM. Empty: those that the API server's own machine trusts.
-    pub ca_bundle: &'a [u8],
+    /// The authorities that the API server is to trust, as PEM; `None`: those of its machine.
+    pub ca_bundle: Option<&'a str>,
     /// The namespaces that are left out besides the root namespace and kube-system; see [`left_out`].
     pub left_out: &'a BTreeSet<String>,
     /// The user that the operator is to the API server.
@@ -152,6 +149,16 @@ pub fn stands(stored: &Value, wanted: &Value, answered: Option<&Value>) -> bool 
             .flatten()
             .all(|(key, value)| labels[key] == *value)
         && owned.all(|owner| owners.as_array().is_some_and(|owners| owners.contains(&owner)))
+}
+
+/// The authorities (PEM) that each entry of a stored configuration holds; an empty text where it holds none that can be read.
+pub fn authorities(stored: &Value) -> Vec<String> {
+    let of = |webhook: &Value| {
+        let bundle = BASE64_STANDARD.decode(webhook["clientConfig"]["caBundle"].as_str()?).ok()?;
+        String::from_utf8(bundle).ok()
+    };
+    let webhooks = stored["webhooks"].as_array();
+    webhooks.into_iter().flatten().map(|webhook| of(webhook).unwrap_or_default()).collect()
 }
 
 /// Rules by group and version: the resources.
@@ -225,13 +232,11 @@ impl Registration<'_> {
     }
 
     /// Everything with a pod template, by where it stands.
-    fn by_template<'a>(
-        &self,
-        parts: &'a [(&'a str, &'a str, &'a str, &'a [&'a str])],
-    ) -> BTreeMap<&'a [&'a str], Resources<'a>> {
+    fn by_template(&self, parts: &'static [Part]) -> BTreeMap<&'static [&'static str], Resources<'static>> {
         let kinds = self.kinds.iter().map(|kind| (kind.group, kind.version, kind.plural, kind.template));
-        let mut found: BTreeMap<&[&str], Resources<'_>> = BTreeMap::new();
-        for (group, version, resource, template) in kinds.chain(parts.iter().copied()) {
+        let parts = parts.iter().map(|part| (part.group, part.version, part.plural, part.template));
+        let mut found: BTreeMap<_, Resources<'_>> = BTreeMap::new();
+        for (group, version, resource, template) in kinds.chain(parts) {
             found.entry(template).or_default().entry((group, version)).or_default().insert(resource);
         }
         found
@@ -258,8 +263,8 @@ impl Registration<'_> {
             }
             Endpoint::Url(url) => json!({"url": format!("{url}{path}")}),
         };
-        if !self.ca_bundle.is_empty() {
-            client["caBundle"] = BASE64_STANDARD.encode(self.ca_bundle).into();
+        if let Some(bundle) = self.ca_bundle {
+            client["caBundle"] = BASE64_STANDARD.encode(bundle).into();
         }
         json!({
             "name": name,
@@ -378,7 +383,7 @@ mod tests {
         static ALL: std::sync::LazyLock<Vec<&'static Kind>> =
             std::sync::LazyLock::new(|| KINDS.iter().collect());
         let (root, operator) = ("countersign-system", "system:serviceaccount:countersign-system:countersign");
-        Registration { root, kinds: &ALL, endpoint, ca_bundle: b"PEM", left_out, operator, owner: None }
+        Registration { root, kinds: &ALL, endpoint, ca_bundle: Some("PEM"), left_out, operator, owner: None }
     }
 
     /// Reviewed as a whole: what stands here decides what is never asked.

@@ -11,9 +11,12 @@ use tokio::time::sleep;
 
 use super::connect::{Alone, Quiet, block_on, config};
 use crate::{
-    adapters::cluster::{Cluster, Error, id_of},
+    adapters::{
+        certificate::SECRET,
+        cluster::{Cluster, Error, id_of},
+    },
     api::{annotation::UNINSTALLING, webhooks::NAME},
-    controllers::source::revocation::FINALIZER,
+    controllers::{lead::LEASE, source::revocation::FINALIZER},
     domain::inventory::ObjectId,
 };
 
@@ -106,9 +109,11 @@ async fn stop(cluster: &Cluster, quiet: &Quiet, out: &mut impl Write) -> anyhow:
     delete_parts(&alone.cluster, root, out).await?;
     // Only now: without rights no replica that is slow to end can lead again.
     alone.end().await?;
-    let lease = object("coordination.k8s.io/v1", "Lease", root, crate::controllers::lead::LEASE);
-    if let Some(found) = cluster.get(&lease).await.map_err(|error| explain(&error))? {
-        delete(cluster, &found, out).await?;
+    for left in [object("coordination.k8s.io/v1", "Lease", root, LEASE), object("v1", "Secret", root, SECRET)]
+    {
+        if let Some(found) = cluster.get(&left).await.map_err(|error| explain(&error))? {
+            delete(cluster, &found, out).await?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use kube::Client;
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -108,8 +108,7 @@ impl Serving {
                 return;
             }
         }
-        let (ca, cas) = watch::channel(bytes(bundle.borrow().as_ref()));
-        let (holds, held) = watch::channel(Vec::new());
+        let certificates = self.certificates.clone();
         let registrar = Registrar {
             cluster: ctx.cluster.clone(),
             memory: ctx.memory.clone(),
@@ -117,35 +116,10 @@ impl Serving {
             root: ctx.root.clone(),
             kinds: kinds().collect(),
             endpoint: self.endpoint.clone(),
-            ca: cas,
-            held: holds,
+            ca: bundle,
+            stored: Box::new(move |bundles| certificates.registered(bundles)),
         };
-        tokio::spawn(relay(self.certificates.clone(), ca, held, stop.clone()));
         register::run(registrar, stop).await;
-    }
-}
-
-fn bytes(bundle: Option<&String>) -> Vec<u8> {
-    bundle.map(|bundle| bundle.clone().into_bytes()).unwrap_or_default()
-}
-
-/// Hands the authorities to who registers, and tells back which of them are registered.
-async fn relay(
-    certificates: Certificates,
-    ca: watch::Sender<Vec<u8>>,
-    mut held: watch::Receiver<Vec<u8>>,
-    stop: CancellationToken,
-) {
-    let mut bundle = certificates.bundle();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = bundle.changed() => if changed.is_err() { return },
-            changed = held.changed() => if changed.is_err() { return },
-        }
-        ca.send_replace(bytes(bundle.borrow_and_update().as_ref()));
-        let stored = String::from_utf8_lossy(&held.borrow_and_update()).into_owned();
-        certificates.registered(Some(stored).filter(|stored| !stored.is_empty()).into_iter().collect());
     }
 }
 

@@ -308,3 +308,65 @@ fn uid_of(body: &[u8]) -> String {
     let after = beginning.split_once("\"uid\":\"").map_or("", |(_, after)| after);
     after.chars().take_while(|c| c.is_ascii_hexdigit() || *c == '-').take(36).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn answered(path: &str, body: &str) -> (StatusCode, Value) {
+        let admission = Admission {
+            memory: Memory::default(),
+            root: "root".to_owned(),
+            user: "operator".to_owned(),
+            metrics: Metrics::new(),
+        };
+        let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
+        let response = admission.answer(&request).await;
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        (response.status(), body)
+    }
+
+    fn review(over: &Value) -> String {
+        let mut request = json!({
+            "uid": "5c1b0a4e-0000-4000-8000-00000000000f", "kind": {"group": "", "version": "v1", "kind": "Pod"},
+            "namespace": "shop", "name": "cart", "operation": "CREATE", "userInfo": {"username": "somebody"},
+            "object": {"metadata": {}, "spec": {"containers": [{"name": "app", "image": "a:1"}]}}, "oldObject": null,
+        });
+        json_patch::merge(&mut request, over);
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+            .to_string()
+    }
+
+    /// If this fails, the API server says that the webhook is broken, and nobody learns what is.
+    #[tokio::test]
+    async fn what_is_no_review_gets_a_denial_that_belongs_to_it() {
+        for broken in [review(&json!({"operation": 7})), review(&json!({})).replace("]}}", "]")] {
+            let (status, said) = answered(VALIDATE, &broken).await;
+            assert_eq!(status, StatusCode::OK);
+            assert_eq!(said["response"]["uid"], "5c1b0a4e-0000-4000-8000-00000000000f", "{said}");
+            assert_eq!(said["response"]["allowed"], false);
+            let message = said["response"]["status"]["message"].as_str().unwrap();
+            assert!(message.contains("cannot read this review"), "{message}");
+        }
+        let (_, said) = answered(MUTATE, "").await;
+        assert_eq!((&said["response"]["uid"], &said["response"]["allowed"]), (&json!(""), &json!(false)));
+        assert_eq!(answered("/other", &review(&json!({}))).await.0, StatusCode::NOT_FOUND);
+    }
+
+    /// If this fails, what nobody governs cannot be made or deleted.
+    #[tokio::test]
+    async fn what_holds_no_governed_image_passes() {
+        for over in [
+            json!({}),
+            json!({"operation": "DELETE", "object": null}),
+            json!({"operation": "CONNECT"}),
+            json!({"kind": {"group": "example.com", "kind": "Pod"}}),
+        ] {
+            for path in [VALIDATE, MUTATE] {
+                let (_, said) = answered(path, &review(&over)).await;
+                assert_eq!(said["response"]["allowed"], true, "{path}: {said}");
+                assert_eq!(said["response"].get("patch"), None);
+            }
+        }
+    }
+}

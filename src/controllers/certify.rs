@@ -48,11 +48,6 @@ pub enum Source {
     Directory(PathBuf),
 }
 
-/// The names by which API servers call a service.
-pub fn service_names(service: &str, namespace: &str) -> Vec<String> {
-    vec![format!("{service}.{namespace}.svc")]
-}
-
 /// The certificates of this process. A clone is the same.
 #[derive(Clone)]
 pub struct Certificates(Arc<Inner>);
@@ -137,8 +132,12 @@ impl Certificates {
     /// Tells the bundles (PEM) that are stored now, of every entry of the webhook configurations. Only who writes them tells;
     /// each time they may have changed.
     pub fn registered(&self, bundles: Vec<String>) {
+        let bundles = Some(bundles);
         let mut trust = self.0.trust.lock();
-        trust.bundles = Some(bundles);
+        if trust.bundles == bundles {
+            return;
+        }
+        trust.bundles = bundles;
         trust.look();
         drop(trust);
         self.0.told.notify_one();

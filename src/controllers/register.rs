@@ -61,9 +61,9 @@ pub struct Registrar {
     /// Where the operator is reached.
     pub endpoint: Endpoint,
     /// The authorities that the API server is to trust, as PEM. Through the Service nothing is registered without any.
-    pub ca: watch::Receiver<Vec<u8>>,
-    /// Told which of them both configurations hold.
-    pub held: watch::Sender<Vec<u8>>,
+    pub ca: watch::Receiver<Option<String>>,
+    /// Told at each look which authorities every entry holds that is stored, as PEM.
+    pub stored: Box<dyn Fn(Vec<String>) + Send + Sync>,
 }
 
 /// What the watch showed of one configuration.
@@ -142,7 +142,7 @@ pub async fn run(registrar: Registrar, stop: CancellationToken) {
 }
 
 /// Waits for other authorities.
-async fn renewed(ca: &mut watch::Receiver<Vec<u8>>) {
+async fn renewed(ca: &mut watch::Receiver<Option<String>>) {
     if ca.changed().await.is_err() {
         // Whoever made them has ended, and so will this process.
         std::future::pending::<()>().await;
@@ -188,11 +188,11 @@ impl Keeper {
     /// Looks at both, puts right what is not as it should be, and answers when to look again without news.
     async fn look(&mut self) -> Duration {
         let ca = self.registrar.ca.borrow_and_update().clone();
-        let kept = self.keep(&ca).await;
+        let kept = self.keep(ca.as_deref()).await;
         self.registrar.metrics.set_webhook_registered(kept.is_ok());
-        if kept.is_ok() {
-            self.registrar.held.send_if_modified(|held| std::mem::replace(held, ca.clone()) != ca);
-        }
+        let seen =
+            self.sights.iter().filter_map(|sight| sight.lock().object.as_ref().map(webhooks::authorities));
+        (self.registrar.stored)(seen.flatten().collect());
         let (why, next) = match kept {
             Ok(()) => (None, AT_LEAST),
             Err(Unregistered(why, next)) => (Some(why), next),
@@ -217,8 +217,8 @@ impl Keeper {
         self.registrar.memory.news().notify_waiters();
     }
 
-    async fn keep(&mut self, ca: &[u8]) -> Result<(), Unregistered> {
-        if ca.is_empty() && self.registrar.endpoint == Endpoint::Service {
+    async fn keep(&mut self, ca: Option<&str>) -> Result<(), Unregistered> {
+        if ca.is_none() && self.registrar.endpoint == Endpoint::Service {
             return Err(Unregistered("there is no certificate yet".to_owned(), AT_LEAST));
         }
         if self.identity.is_none() {
@@ -236,7 +236,7 @@ impl Keeper {
         kept
     }
 
-    fn wanted(&self, ca: &[u8]) -> [Value; 2] {
+    fn wanted(&self, ca: Option<&str>) -> [Value; 2] {
         let Registrar { memory, root, kinds, endpoint, .. } = &self.registrar;
         let identity = self.identity.as_ref();
         webhooks::configurations(&Registration {

@@ -559,7 +559,7 @@ async fn what_is_registered_by_service_is_accepted_as_it_is_written() {
         root: ROOT,
         kinds: &all,
         endpoint: &Endpoint::Service,
-        ca_bundle: ca.as_bytes(),
+        ca_bundle: Some(&ca),
         left_out: &left_out,
         operator: "o'reilly \"the\" \\ operator\n",
         owner: Some(&owner),

@@ -1,7 +1,8 @@
 //! The end of an installation, and its return: nothing gets stuck, and what only the cluster knew is not lost.
 
 use anyhow::ensure;
-use kube::ResourceExt as _;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt as _, api::PostParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     deploy::base,
     installed::{api_of, apply_base, command, name_of, operator_with_its_own_rights, run},
     support::{
-        operator::Operator,
+        operator::{Operator, ROOT},
         scene::{SOON, Scene},
     },
 };
@@ -63,6 +64,9 @@ async fn uninstalling_touches_no_workload_and_keeps_what_is_known() {
     let plane = ControlPlane::start(Options::default()).unwrap();
     let (operator, scene) = held(&plane, "uninstall").await;
     let before = asked(&scene).await;
+    let secrets: Api<Secret> = Api::namespaced(plane.client(), ROOT);
+    let certificate = serde_json::from_value(json!({"metadata": {"name": "countersign-webhook"}})).unwrap();
+    secrets.create(&PostParams::default(), &certificate).await.unwrap();
     let uninstall = tokio::spawn(run(command(&plane, &["uninstall"])));
     let deployment = base().into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     eventually("the Deployment is deleted first", SOON, async || {
@@ -76,6 +80,7 @@ async fn uninstalling_touches_no_workload_and_keeps_what_is_known() {
     assert_eq!(approval.finalizers(), ["countersign.dev/revocation"]);
     ends(&operator).await;
     let said = uninstall.await.unwrap();
+    assert!(secrets.get_opt("countersign-webhook").await.unwrap().is_none(), "a private key is left");
     assert!(said.contains("1 revocations let go of their finalizer") && said.contains("kept:"), "{said}");
     assert_eq!(
         left(&plane).await,

@@ -32,16 +32,17 @@ pub const NOBODY: &str = "https://127.0.0.1:1";
 pub struct Registering {
     pub memory: Memory,
     pub metrics: Metrics,
-    pub ca: watch::Sender<Vec<u8>>,
-    pub held: watch::Receiver<Vec<u8>>,
+    pub ca: watch::Sender<Option<String>>,
+    /// What every entry held at the last look.
+    pub stored: watch::Receiver<Vec<String>>,
     _stop: DropGuard,
 }
 
 impl Registering {
     /// For an operator that nobody reaches.
     pub fn start(plane: &ControlPlane, client: Client, more: Vec<&'static Kind>) -> Self {
-        let (ca, authorities) = watch::channel(plane.ca_pem().into_bytes());
-        let (holds, held) = watch::channel(Vec::new());
+        let (ca, authorities) = watch::channel(Some(plane.ca_pem()));
+        let (tells, stored) = watch::channel(Vec::new());
         let (memory, metrics, stop) = (Memory::default(), Metrics::new(), CancellationToken::new());
         let registrar = Registrar {
             cluster: Cluster::new(client),
@@ -51,10 +52,10 @@ impl Registering {
             kinds: KINDS.iter().chain(more).collect(),
             endpoint: Endpoint::url(NOBODY).unwrap(),
             ca: authorities,
-            held: holds,
+            stored: Box::new(move |bundles| drop(tells.send_replace(bundles))),
         };
         tokio::spawn(register::run(registrar, stop.clone()));
-        Self { memory, metrics, ca, held, _stop: stop.drop_guard() }
+        Self { memory, metrics, ca, stored, _stop: stop.drop_guard() }
     }
 
     /// One sample of its metrics, by the text of its series.
