@@ -99,7 +99,17 @@ pub struct ControlPlane {
 /// When it cannot be started; then for every caller, without trying again.
 pub fn shared() -> &'static ControlPlane {
     static SHARED: OnceLock<Result<ControlPlane, String>> = OnceLock::new();
-    let started = SHARED.get_or_init(|| {
+    start_once(&SHARED)
+}
+
+/// Another one for the whole process: where the API server asks the operator what may be let in.
+pub fn shared_guarded() -> &'static ControlPlane {
+    static SHARED: OnceLock<Result<ControlPlane, String>> = OnceLock::new();
+    start_once(&SHARED)
+}
+
+fn start_once(shared: &'static OnceLock<Result<ControlPlane, String>>) -> &'static ControlPlane {
+    let started = shared.get_or_init(|| {
         let options = Options { audit: Audit::RequestBodies, ..Options::default() };
         ControlPlane::start(options).map_err(|error| format!("{error:#}"))
     });

@@ -1,62 +1,17 @@
 //! Admission by the real operator, as the API server asks it.
 
-use anyhow::ensure;
-use kube::api::{DynamicObject, PostParams};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    controlplane::{ControlPlane, Options, eventually},
-    support::{
-        manifests::at,
-        operator::{Operator, install},
-        scene::{SOON, Scene},
-    },
+    controlplane::eventually,
+    support::scene::{SOON, Scene},
 };
-
-impl Scene {
-    /// Asks for a Pod with one image; answers with the image as stored, or with why not.
-    async fn asks_for_pod(&self, name: &str, image: &str) -> Result<String, String> {
-        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": self.namespace},
-            "spec": {"containers": [{"name": "app", "image": image}]}});
-        self.asks_for(&object)
-            .await
-            .map(|stored| at(&stored, "/spec/containers/0/image").as_str().unwrap().to_owned())
-    }
-
-    async fn asks_for(&self, object: &Value) -> Result<Value, String> {
-        let api = self.any(object["kind"].as_str().unwrap());
-        let object: DynamicObject = serde_json::from_value(object.clone()).unwrap();
-        match api.create(&PostParams::default(), &object).await {
-            Ok(stored) => Ok(serde_json::to_value(stored).unwrap()),
-            Err(kube::Error::Api(status)) => Err(status.message),
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-/// Waits until the API server asks.
-async fn guarded(scene: &Scene) {
-    eventually("what nobody approved is refused", SOON, async || {
-        let answer = scene.asks_for_pod("probe", &scene.pin(9)).await;
-        if answer.is_ok() {
-            scene.delete("Pod", "probe").await;
-        }
-        ensure!(answer.is_err(), "{answer:?}");
-        Ok(())
-    })
-    .await;
-}
 
 /// If this fails, what nobody approved starts, or a revocation is but a wish.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_approved_is_not_let_in() {
-    let plane = ControlPlane::start(Options::default()).unwrap();
-    install(&plane).await;
-    let operator = Operator::new(&plane).admitting();
-    operator.restart().await;
-    let scene = Scene::on(&plane, "admission").await;
+    let scene = Scene::guarded("admission").await;
     scene.approve(&[0, 1]).await;
-    guarded(&scene).await;
 
     let why = scene.asks_for_pod("unlisted", &scene.pin(5)).await.unwrap_err();
     for part in

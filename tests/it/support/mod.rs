@@ -1,5 +1,6 @@
 //! What the tests stand on.
 
+pub mod guarded;
 pub mod manifests;
 pub mod operator;
 pub mod registrar;
