@@ -22,6 +22,7 @@ use crate::{
         intervention::Asked,
         inventory::Inventory,
         ledger::Ledger,
+        packed::Packed,
         plan::{Live, Manifest, State as Found},
         policy::{Namespace, Policy, Reason},
         release::History,
@@ -40,9 +41,9 @@ pub struct Desired {
     /// The service account that the source applies as; `None`: the operator's own rights.
     pub account: Option<Account>,
     /// What it says; `None` while the source cannot be read, or is suspended.
-    pub manifest: Option<Arc<Manifest>>,
+    pub manifest: Option<Arc<Manifest<Packed>>>,
     /// Earlier versions in the source's git log; filled for workloads without a history.
-    pub earlier: Arc<Vec<Manifest>>,
+    pub earlier: Arc<Vec<Manifest<Packed>>>,
 }
 
 /// A history, and how much of it is stored.
@@ -159,7 +160,7 @@ pub struct State {
     /// What each source applied.
     pub inventories: BTreeMap<Key, Arc<Inventory>>,
     /// The live workloads.
-    pub live: BTreeMap<WorkloadId, Live>,
+    pub live: BTreeMap<WorkloadId, Live<Packed>>,
     /// Their histories.
     pub histories: BTreeMap<WorkloadId, Tracked>,
     /// Since when the rollout of an object's generation has been seen complete.
@@ -223,7 +224,8 @@ impl State {
         }
         let tracked = self.histories.get(id);
         let stays = tracked.is_some_and(Tracked::stays);
-        self.running.see_workload(id, tracked.map(|tracked| &tracked.history), self.live.get(id), stays);
+        let live = self.live.get(id).map(Live::open);
+        self.running.see_workload(id, tracked.map(|tracked| &tracked.history), live.as_ref(), stays);
     }
 
     /// Every workload there is something to decide about.
