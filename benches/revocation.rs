@@ -46,9 +46,7 @@ mod support;
 #[path = "shared/wait.rs"]
 mod wait;
 
-use std::time::Duration;
-
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use audit::AuditLog;

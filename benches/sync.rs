@@ -50,12 +50,9 @@ mod support;
 #[path = "shared/wait.rs"]
 mod wait;
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, time::Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use audit::AuditLog;

@@ -89,7 +89,12 @@ fn watch_own<K>(
             Seen::Gone(key) => Seen::Gone(key),
             Seen::There(guard) => {
                 let key = (guard.namespace().unwrap_or_default(), guard.name_any());
-                Seen::There(Own { key, object: guard.0.map_err(|invalid| invalid.error) })
+                let mut object = guard.0.map_err(|invalid| invalid.error);
+                if let Ok(object) = &mut object {
+                    // Nobody asks for them, and they take more room than all the rest.
+                    object.meta_mut().managed_fields = None;
+                }
+                Seen::There(Own { key, object })
             }
         };
         see(seen);
