@@ -78,7 +78,7 @@ impl World {
     /// Waits until every workload runs a release that is good.
     pub async fn until_proven(&self, workloads: usize) -> anyhow::Result<()> {
         let histories: Api<ReleaseHistory> = Api::namespaced(self.client.clone(), ROOT);
-        until("every release is good", Duration::from_secs(10), async || {
+        until("every release is good", Duration::from_secs(30), async || {
             let good = |history: &ReleaseHistory| {
                 let Some(status) = &history.status else { return false };
                 let present =

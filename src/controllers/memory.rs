@@ -24,7 +24,7 @@ use crate::{
         ledger::Ledger,
         packed::Packed,
         plan::{Live, Manifest, State as Found},
-        policy::{Namespace, Policy, Reason},
+        policy::{Namespace, Policies, Policy, Reason},
         release::History,
         workload::{ContainerId, WorkloadId},
     },
@@ -138,7 +138,7 @@ pub struct State {
     /// The approved images themselves.
     pub approvals: BTreeMap<Key, Arc<ApprovedImage>>,
     /// The policies that can be read.
-    pub policies: BTreeMap<Key, Policy>,
+    pub policies: Policies,
     /// The policies themselves.
     pub policy_objects: BTreeMap<Key, Arc<ImagePolicy>>,
     /// The git sources.
@@ -202,19 +202,12 @@ impl Memory {
 }
 
 impl State {
-    /// A namespace as policies see it.
-    pub fn namespace(&self, name: &str) -> Namespace {
-        let unknown = || Namespace { name: name.to_owned(), labels: None };
-        self.namespaces.get(name).map_or_else(unknown, |area| area.namespace.clone())
-    }
-
     /// The policies that cover a namespace. The root namespace and kube-system are never governed.
     pub fn policies_for(&self, namespace: &str, root: &str) -> Vec<&Policy> {
         if namespace == root || namespace == "kube-system" {
             return Vec::new();
         }
-        let namespace = self.namespace(namespace);
-        self.policies.values().filter(|policy| policy.covers_namespace(&namespace)).collect()
+        self.policies.governing(namespace)
     }
 
     /// Tells what runs of a workload, as it is known now: whenever its object, its history or what its plan said changed.
