@@ -32,21 +32,21 @@
     missing_docs
 )]
 
-#[path = "revocation/audit.rs"]
+#[path = "shared/audit.rs"]
 mod audit;
 #[path = "../tests/controlplane/mod.rs"]
 mod controlplane;
 #[path = "revocation/fleet.rs"]
 mod fleet;
-#[path = "revocation/process.rs"]
+#[path = "shared/process.rs"]
 mod process;
 #[path = "../tests/it/support/mod.rs"]
 #[allow(dead_code, clippy::pedantic, reason = "shared with the tests: this uses a part")]
 mod support;
+#[path = "shared/wait.rs"]
+mod wait;
 
-use std::time::Duration;
-
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use audit::AuditLog;
@@ -54,6 +54,7 @@ use controlplane::{ControlPlane, Options};
 use fleet::{Fleet, Governed};
 use process::{cpu_seconds, rss_mebibytes};
 use support::operator::{Operator, install};
+use wait::until;
 
 /// How many writes the plain loop has in flight; as many as the operator.
 const IN_FLIGHT: usize = 32;
@@ -273,19 +274,4 @@ fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
         (Some(upper), Some(lower)) => f64::midpoint(*upper, *lower),
         _ => f64::NAN,
     }
-}
-
-/// Asks until it holds, for as long as a large fleet may take.
-async fn until(
-    what: &str,
-    pause: Duration,
-    mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    const LIMIT: Duration = Duration::from_mins(10);
-    let began = std::time::Instant::now();
-    while !holds().await? {
-        ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(pause).await;
-    }
-    Ok(())
 }

@@ -32,14 +32,14 @@
     missing_docs
 )]
 
-#[path = "revocation/audit.rs"]
+#[path = "shared/audit.rs"]
 #[allow(dead_code, reason = "shared with another bench: this uses a part")]
 mod audit;
 #[path = "../tests/controlplane/mod.rs"]
 mod controlplane;
 #[path = "sync/plain.rs"]
 mod plain;
-#[path = "revocation/process.rs"]
+#[path = "shared/process.rs"]
 #[allow(dead_code, reason = "shared with another bench: this uses a part")]
 mod process;
 #[path = "sync/repository.rs"]
@@ -47,13 +47,12 @@ mod repository;
 #[path = "../tests/it/support/mod.rs"]
 #[allow(dead_code, clippy::pedantic, reason = "shared with the tests: this uses a part")]
 mod support;
+#[path = "shared/wait.rs"]
+mod wait;
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, time::Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use audit::AuditLog;
@@ -62,6 +61,7 @@ use plain::Plain;
 use process::cpu_seconds;
 use repository::Repository;
 use support::operator::{Operator, install};
+use wait::until;
 
 const OPERATOR: &str = "countersign";
 
@@ -328,19 +328,4 @@ fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> f64 {
         (Some(upper), Some(lower)) => f64::midpoint(*upper, *lower),
         _ => f64::NAN,
     }
-}
-
-/// Asks until it holds, for as long as a large repository may take.
-async fn until(
-    what: &str,
-    pause: Duration,
-    mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
-) -> anyhow::Result<()> {
-    const LIMIT: Duration = Duration::from_mins(20);
-    let began = Instant::now();
-    while !holds().await? {
-        ensure!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
-        tokio::time::sleep(pause).await;
-    }
-    Ok(())
 }

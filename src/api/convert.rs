@@ -24,6 +24,7 @@ use super::{
 };
 use crate::domain::{
     ledger::{Record, RecordKey, Role, Scope},
+    packed::Packed,
     pattern::Pattern,
     policy::{
         Approval, Mode, OnFailedRollout, OnRevocation, Operator, Policy, Requirement, Selector, Sources,
@@ -263,7 +264,7 @@ fn read_release(wire: &WireRelease, unreadable: &mut Vec<String>) -> Option<Rele
         id: wire.id.clone(),
         images,
         commit: wire.commit.clone(),
-        template: wire.template.clone(),
+        template: wire.template.as_deref().map(Packed::new),
         since: wire.present_since.as_ref().map(|time| time.0).unwrap_or_default(),
         until: wire.last_present_at.as_ref().map(|time| time.0),
         outcome: match wire.outcome {
@@ -289,7 +290,7 @@ fn write_release(release: &Release) -> WireRelease {
             })
             .collect(),
         commit: release.commit.clone(),
-        template: release.template.clone(),
+        template: release.template.as_ref().map(|template| template.open().into()),
         present_since: Some(Time(release.since)),
         last_present_at: release.until.map(Time),
         outcome: match release.outcome {

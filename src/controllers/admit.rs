@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     api::{
-        GROUP, own,
+        GROUP, lean, own,
         webhooks::{MUTATE, VALIDATE},
     },
     domain::{
@@ -61,9 +61,9 @@ struct Asking {
     name: String,
     operation: String,
     user_info: User,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lean")]
     object: Value,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lean")]
     old_object: Value,
 }
 
@@ -159,7 +159,7 @@ impl Admission {
         let Some(object) = request.stored() else { return Answer::default() };
         let memory = self.memory.read();
         let policies = if request.namespace == self.root {
-            memory.policies.values().collect()
+            memory.policies.iter().collect()
         } else {
             memory.policies_for(&request.namespace, &self.root)
         };

@@ -22,8 +22,9 @@ use crate::{
         intervention::Asked,
         inventory::Inventory,
         ledger::Ledger,
+        packed::Packed,
         plan::{Live, Manifest, State as Found},
-        policy::{Namespace, Policy, Reason},
+        policy::{Namespace, Policies, Policy, Reason},
         release::History,
         workload::{ContainerId, WorkloadId},
     },
@@ -40,9 +41,9 @@ pub struct Desired {
     /// The service account that the source applies as; `None`: the operator's own rights.
     pub account: Option<Account>,
     /// What it says; `None` while the source cannot be read, or is suspended.
-    pub manifest: Option<Arc<Manifest>>,
+    pub manifest: Option<Arc<Manifest<Packed>>>,
     /// Earlier versions in the source's git log; filled for workloads without a history.
-    pub earlier: Arc<Vec<Manifest>>,
+    pub earlier: Arc<Vec<Manifest<Packed>>>,
 }
 
 /// A history, and how much of it is stored.
@@ -137,7 +138,7 @@ pub struct State {
     /// The approved images themselves.
     pub approvals: BTreeMap<Key, Arc<ApprovedImage>>,
     /// The policies that can be read.
-    pub policies: BTreeMap<Key, Policy>,
+    pub policies: Policies,
     /// The policies themselves.
     pub policy_objects: BTreeMap<Key, Arc<ImagePolicy>>,
     /// The git sources.
@@ -159,7 +160,7 @@ pub struct State {
     /// What each source applied.
     pub inventories: BTreeMap<Key, Arc<Inventory>>,
     /// The live workloads.
-    pub live: BTreeMap<WorkloadId, Live>,
+    pub live: BTreeMap<WorkloadId, Live<Packed>>,
     /// Their histories.
     pub histories: BTreeMap<WorkloadId, Tracked>,
     /// Since when the rollout of an object's generation has been seen complete.
@@ -201,19 +202,12 @@ impl Memory {
 }
 
 impl State {
-    /// A namespace as policies see it.
-    pub fn namespace(&self, name: &str) -> Namespace {
-        let unknown = || Namespace { name: name.to_owned(), labels: None };
-        self.namespaces.get(name).map_or_else(unknown, |area| area.namespace.clone())
-    }
-
     /// The policies that cover a namespace. The root namespace and kube-system are never governed.
     pub fn policies_for(&self, namespace: &str, root: &str) -> Vec<&Policy> {
         if namespace == root || namespace == "kube-system" {
             return Vec::new();
         }
-        let namespace = self.namespace(namespace);
-        self.policies.values().filter(|policy| policy.covers_namespace(&namespace)).collect()
+        self.policies.governing(namespace)
     }
 
     /// Tells what runs of a workload, as it is known now: whenever its object, its history or what its plan said changed.
@@ -223,7 +217,8 @@ impl State {
         }
         let tracked = self.histories.get(id);
         let stays = tracked.is_some_and(Tracked::stays);
-        self.running.see_workload(id, tracked.map(|tracked| &tracked.history), self.live.get(id), stays);
+        let live = self.live.get(id).map(Live::open);
+        self.running.see_workload(id, tracked.map(|tracked| &tracked.history), live.as_ref(), stays);
     }
 
     /// Every workload there is something to decide about.

@@ -244,7 +244,7 @@ impl Keeper {
             kinds,
             endpoint,
             ca_bundle: ca,
-            left_out: &webhooks::left_out(memory.read().policies.values()),
+            left_out: &webhooks::left_out(memory.read().policies.iter()),
             operator: identity.map_or("", |identity| &identity.user),
             owner: identity.and_then(|identity| identity.owner.as_ref()),
         })

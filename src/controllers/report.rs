@@ -256,8 +256,7 @@ fn policy_says(
     workloads: &PolicyWorkloads,
 ) -> Vec<Condition> {
     if let Some(why) = memory.invalid.get(&("ImagePolicy", key.clone())) {
-        let counts =
-            if memory.policies.contains_key(key) { "; the last readable version counts" } else { "" };
+        let counts = if memory.policies.contains(key) { "; the last readable version counts" } else { "" };
         let message = format!("{why}{counts}");
         return vec![
             Condition::new(READY, Status::False, "Invalid", message.clone()),
@@ -330,7 +329,7 @@ fn gauges(ctx: &Ctx, memory: &State, now: Timestamp) {
     for (mode, label) in
         [(Mode::Enforce, ModeLabel::Enforce), (Mode::Warn, ModeLabel::Warn), (Mode::Audit, ModeLabel::Audit)]
     {
-        metrics.set_policies(label, memory.policies.values().filter(|policy| policy.mode == mode).count());
+        metrics.set_policies(label, memory.policies.iter().filter(|policy| policy.mode == mode).count());
     }
     let suspended_policies = memory.policy_objects.values().filter(|policy| policy.spec.suspend).count();
     metrics.set_suspended(Suspendable::ImagePolicy, suspended_policies);

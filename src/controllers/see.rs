@@ -89,7 +89,12 @@ fn watch_own<K>(
             Seen::Gone(key) => Seen::Gone(key),
             Seen::There(guard) => {
                 let key = (guard.namespace().unwrap_or_default(), guard.name_any());
-                Seen::There(Own { key, object: guard.0.map_err(|invalid| invalid.error) })
+                let mut object = guard.0.map_err(|invalid| invalid.error);
+                if let Ok(object) = &mut object {
+                    // Nobody asks for them, and they take more room than all the rest.
+                    object.meta_mut().managed_fields = None;
+                }
+                Seen::There(Own { key, object })
             }
         };
         see(seen);
@@ -190,8 +195,14 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
         return;
     }
     match area.clone() {
-        Some(area) => memory.namespaces.insert(name.clone(), area),
-        None => memory.namespaces.remove(&name),
+        Some(area) => {
+            memory.policies.see_namespace(area.namespace.clone());
+            memory.namespaces.insert(name.clone(), area)
+        }
+        None => {
+            memory.policies.forget_namespace(&name);
+            memory.namespaces.remove(&name)
+        }
     };
     if area.is_some_and(|area| area.ending) {
         for key in memory.approvals.keys().filter(|key| key.0 == name) {
@@ -258,7 +269,7 @@ fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
         Seen::Gone(key) => {
             memory.policy_objects.remove(&key);
             note_validity(&mut memory, "ImagePolicy", &key, None);
-            memory.policies.remove(&key).is_some()
+            memory.policies.remove(&key)
         }
         Seen::There(Own { key, object }) => {
             let policy = match &object {
@@ -270,7 +281,7 @@ fn see_policy(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ImagePolicy>>) {
             }
             note_validity(&mut memory, "ImagePolicy", &key, policy.as_ref().err().cloned());
             match policy {
-                Ok(policy) => memory.policies.insert(key, policy.clone()) != Some(policy),
+                Ok(policy) => memory.policies.insert(policy),
                 Err(_) => false,
             }
         }

@@ -1,6 +1,6 @@
 //! One workload: observe, plan, act; what follows is left to the trail.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use kube_runtime::events::EventType;
@@ -8,9 +8,10 @@ use serde_json::Value;
 
 use super::{
     Ctx, Shared,
-    memory::{Finding, Said, State, Tracked},
+    memory::{Desired, Finding, Said, State, Tracked},
     now,
     queue::Next,
+    source::labelled,
     trail::{self, reference},
     until,
 };
@@ -20,7 +21,7 @@ use crate::{
         drift::Applied,
         inventory::ObjectId,
         plan::{
-            Action, Change, Live, Plan, State as Found, Step, Wanted, World, plan, pods_matter,
+            Action, Change, Live, Manifest, Plan, State as Found, Step, Wanted, World, plan, pods_matter,
             without_history,
         },
         policy::Judge,
@@ -201,14 +202,17 @@ fn with_world<T>(
     let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
     let none = Tracked::default();
     let tracked = memory.histories.get(id).unwrap_or(&none);
+    let live = memory.live.get(id).map(Live::open);
     let desired = memory.desired.get(id);
-    let wanted = match desired {
-        Some(desired) => desired.manifest.as_deref().map_or(Wanted::GitAway, Wanted::Git),
-        None => Wanted::Elsewhere,
+    let manifest = desired.and_then(asked_for);
+    let wanted = match (desired, &manifest) {
+        (Some(_), Some(manifest)) => Wanted::Git(manifest),
+        (Some(_), None) => Wanted::GitAway,
+        (None, _) => Wanted::Elsewhere,
     };
     look(&World {
         id,
-        live: memory.live.get(id),
+        live: live.as_ref(),
         wanted,
         history: &tracked.history,
         asked: &tracked.asked,
@@ -219,6 +223,13 @@ fn with_world<T>(
         paused: memory.paused.as_deref(),
         unreadable_records: memory.invalid.keys().any(|(kind, _)| *kind == "ApprovedImage"),
     })
+}
+
+/// What git asks for, as its source labels it.
+fn asked_for(desired: &Desired) -> Option<Manifest> {
+    let manifest = desired.manifest.as_deref()?;
+    let object = labelled(manifest.object.open(), &desired.source);
+    Some(manifest.with(Arc::new(object)))
 }
 
 /// Makes the plan from what is known now, and keeps what it found.
@@ -290,27 +301,27 @@ pub enum News {
 }
 
 /// What somebody asked for, beside what the generation counts.
-fn asked(live: &Live) -> [&Value; 3] {
-    ["generation", "labels", "annotations"].map(|field| &live.object["metadata"][field])
+fn asked(object: &Value) -> [&Value; 3] {
+    ["generation", "labels", "annotations"].map(|field| &object["metadata"][field])
 }
 
 /// Keeps a live object, unless a newer one of it is known.
 pub fn keep_live(memory: &mut State, id: &WorkloadId, mut live: Live) -> News {
-    let version = |live: &Live| live.resource_version.parse::<u64>().unwrap_or(0);
+    let number = |version: &str| version.parse::<u64>().unwrap_or(0);
     let mut news = News::More;
     if let Some(known) = memory.live.get(id).filter(|known| known.uid == live.uid) {
-        if version(known) > version(&live) {
+        if number(&known.resource_version) > number(&live.resource_version) {
             return News::Status;
         }
         let same_owners = known.others_own_pod_spec == live.others_own_pod_spec
             && known.own_update_entry == live.own_update_entry
             && known.deleting == live.deleting;
-        if same_owners && asked(known) == asked(&live) {
+        if same_owners && asked(&known.object.open()) == asked(&live.object) {
             news = News::Status;
         }
         live.applied = live.applied.or_else(|| known.applied.clone());
     }
-    memory.live.insert(id.clone(), live);
+    memory.live.insert(id.clone(), live.pack());
     memory.note_running(id);
     news
 }
@@ -345,7 +356,8 @@ fn remember(ctx: &Ctx, id: &WorkloadId, plan: &Plan, uid: Option<&str>) {
 fn note_health(ctx: &Ctx, id: &WorkloadId, now: Timestamp) {
     let mut memory = ctx.memory.write();
     let seen = memory.live.get(id).map(|live| {
-        let generation = live.object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
+        let generation =
+            live.object.open().pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0);
         (live.rollout, live.uid.clone(), generation)
     });
     match seen {
@@ -376,8 +388,12 @@ async fn missing_config(ctx: &Ctx, id: &WorkloadId) -> BTreeSet<(&'static str, S
         };
         let near = [tracked.history.present(), tracked.history.held()].into_iter().flatten().any(revoked);
         let crashing = memory.live.get(id).is_some_and(|live| live.trouble.is_some());
-        let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
-        if near || crashing { templates.flat_map(named_config).collect() } else { BTreeSet::new() }
+        let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_ref());
+        if near || crashing {
+            templates.flat_map(|template| named_config(&template.open())).collect()
+        } else {
+            BTreeSet::new()
+        }
     };
     let mut missing = BTreeSet::new();
     for (kind, name) in named {

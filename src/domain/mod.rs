@@ -17,6 +17,7 @@ pub mod kustomization;
 pub mod ledger;
 pub mod manifest;
 pub mod ownership;
+pub mod packed;
 pub mod pattern;
 pub mod plan;
 pub mod pods;

@@ -12,8 +12,10 @@ use super::{
     pattern::Pattern,
 };
 
+mod governing;
 mod judge;
 
+pub use governing::Policies;
 pub use judge::{Judge, Judgement, Opinion};
 
 /// What a policy does with its verdicts.

@@ -1,6 +1,6 @@
 //! What a workload ran: releases, the present one, the hold, the last rollbacks. The only history there is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     image::{Digest, ImageRef, same_name, same_reference},
     intervention::Intervention,
+    packed::Packed,
     workload::{ContainerId, Images},
 };
 
@@ -56,7 +57,7 @@ pub struct Release {
     /// The git commit that brought it.
     pub commit: Option<String>,
     /// The pod template, images set; for git-owned workloads.
-    pub template: Option<Arc<Value>>,
+    pub template: Option<Packed>,
     /// When it last became present (for one from git's log: when it was committed).
     pub since: Timestamp,
     /// When it last ceased to be present; of the present release: not yet.
@@ -70,12 +71,13 @@ pub struct Release {
 impl Release {
     /// A release that begins now, unproven.
     pub fn new(images: BTreeMap<ContainerId, ReleaseImage>, template: Option<Value>, now: Timestamp) -> Self {
+        let template = template.as_ref().map(Packed::new);
         let id = id_of(&images, template.as_ref());
         Self {
             id,
             images,
             commit: None,
-            template: template.map(Arc::new),
+            template,
             since: now,
             until: None,
             outcome: Outcome::Unproven,
@@ -110,7 +112,7 @@ impl Release {
 
     /// How much room its template takes, as JSON.
     fn bytes(&self) -> usize {
-        self.template.as_ref().map_or(0, |template| template.to_string().len())
+        self.template.as_ref().map_or(0, |template| template.as_str().len())
     }
 
     /// When it was last present.
@@ -119,13 +121,13 @@ impl Release {
     }
 }
 
-fn id_of(images: &BTreeMap<ContainerId, ReleaseImage>, template: Option<&Value>) -> String {
+fn id_of(images: &BTreeMap<ContainerId, ReleaseImage>, template: Option<&Packed>) -> String {
     let mut hash = Sha256::new();
     for (id, image) in images {
         hash.update(format!("{id}={}\n", image.image));
     }
     if let Some(template) = template {
-        hash.update(template.to_string());
+        hash.update(template.as_str());
     }
     hex::encode(hash.finalize()).chars().take(16).collect()
 }

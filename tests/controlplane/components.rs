@@ -159,13 +159,21 @@ impl Components {
             "--root-ca-file=ca.crt",
             "--kube-api-qps=300",
             "--kube-api-burst=600",
+            "--concurrent-deployment-syncs=20",
+            "--concurrent-replicaset-syncs=20",
         ]);
         command
     }
 
     pub fn scheduler(&self) -> Command {
         let mut command = self.command(SCHEDULER.name);
-        command.args(["--kubeconfig=scheduler.kubeconfig", "--leader-elect=false", "--secure-port=0"]);
+        command.args([
+            "--kubeconfig=scheduler.kubeconfig",
+            "--leader-elect=false",
+            "--secure-port=0",
+            "--kube-api-qps=300",
+            "--kube-api-burst=600",
+        ]);
         command
     }
 

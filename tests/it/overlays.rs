@@ -139,8 +139,8 @@ async fn every_part_of_an_overlay_is_found() {
             .iter()
             .find(|item| item.id.name == name)
             .unwrap_or_else(|| panic!("{:?}", names(&content)));
-        assert_eq!(item.value["metadata"]["labels"], json!({"part": "labels"}), "{name}");
-        item.value["data"].clone()
+        assert_eq!(item.value.open()["metadata"]["labels"], json!({"part": "labels"}), "{name}");
+        item.value.open()["data"].clone()
     };
     assert_eq!(found("settings-x"), json!({"a": "patched"}));
     assert_eq!(found("more-x"), json!({"a": "b", "c": "d"}));

@@ -149,7 +149,7 @@ fn exclude(registering: &Registering, namespace: &str) {
     .unwrap();
     let policy: Policy = object.policy(ROOT).unwrap();
     assert_eq!(policy.exclude_namespaces, BTreeSet::from([namespace.to_owned()]));
-    registering.memory.write().policies.insert(policy.key.clone(), policy);
+    registering.memory.write().policies.insert(policy);
     Arc::clone(&registering.memory.news()).notify_waiters();
 }
 

@@ -22,6 +22,7 @@ use crate::{
         inventory::ObjectId,
         ledger::{Ledger, RecordKey},
         ownership::{MANAGER, own_fields},
+        packed::Packed,
         workload::Kind,
     },
 };
@@ -38,15 +39,14 @@ pub struct Memo {
     /// What the API server writes differently is no drift.
     applied: Arc<Mutex<BTreeMap<ObjectId, Applied>>>,
     /// What was found or put in step last: what differs from it is news.
-    said: Arc<Mutex<HashMap<ObjectId, Arc<Value>>>>,
+    said: Arc<Mutex<HashMap<ObjectId, Packed>>>,
 }
 
 impl Memo {
     /// What is said otherwise than when it was looked at last; everything, where nothing was.
     pub fn news<'a>(&self, items: &[&'a Item]) -> Vec<&'a Item> {
         let said = self.said.lock();
-        let same = |said: &Arc<Value>, item: &Item| Arc::ptr_eq(said, &item.value) || **said == *item.value;
-        let is_new = |item: &&Item| said.get(&item.id).is_none_or(|said| !same(said, item));
+        let is_new = |item: &&Item| said.get(&item.id).is_none_or(|said| *said != item.value);
         items.iter().copied().filter(is_new).collect()
     }
 
@@ -56,7 +56,7 @@ impl Memo {
     }
 
     fn in_step(&self, item: &Item) {
-        self.said.lock().insert(item.id.clone(), Arc::clone(&item.value));
+        self.said.lock().insert(item.id.clone(), item.value.clone());
     }
 
     fn written(&self, item: &Item, desired: &Value, stored: &Value) {
@@ -76,8 +76,7 @@ impl Memo {
 }
 
 /// The object with the labels of its source.
-pub fn labelled(value: &Value, source: &Key) -> Value {
-    let mut value = value.clone();
+pub fn labelled(mut value: Value, source: &Key) -> Value {
     let labels = &mut value["metadata"]["labels"];
     if !labels.is_object() {
         *labels = json!({});
@@ -213,10 +212,12 @@ async fn settle(
     found: Option<&Value>,
     memo: &Memo,
 ) -> Result<(Value, bool), Failure> {
-    let mut desired = labelled(&item.value, source);
+    let value = item.value.open();
+    let revocation = revocation(&value);
+    let mut desired = labelled(value, source);
     let mut written = false;
     let mut found = found.cloned();
-    if let Some(revocation) = revocation(&item.value) {
+    if let Some(revocation) = revocation {
         // First the revocation: between the two writes the image must not count as approved.
         let forgotten = found.as_ref().is_some_and(is_forgotten);
         if !forgotten && !found.as_ref().is_some_and(|found| in_step(&revocation, found, None, None)) {
@@ -249,7 +250,7 @@ pub async fn apply_news(cluster: &Cluster, source: &Key, items: &[&Item], memo: 
     let work: Vec<_> = items
         .iter()
         .map(|item| async move {
-            let desired = labelled(&item.value, source);
+            let desired = labelled(item.value.open(), source);
             let stored = cluster.apply(&desired, MANAGER).await.ok()?;
             memo.written(item, &desired, &stored);
             Some(())
@@ -273,7 +274,7 @@ pub async fn revoke(ctx: &Ctx, cluster: &Cluster, source: &Key, items: &[&Item])
     };
     let work: Vec<_> = new
         .into_iter()
-        .filter_map(|item| Some((item, revocation(&item.value)?)))
+        .filter_map(|item| Some((item, revocation(&item.value.open())?)))
         .map(|(item, revocation)| async move {
             tracing::warn!(source = source.1, object = %item.id, "revoked, whatever else of its commit counts");
             (item, write_revocation(cluster, &revocation).await)
@@ -327,7 +328,7 @@ impl Stage {
         match item.id.kind.as_str() {
             "Namespace" if core => Self::Ground,
             "CustomResourceDefinition" if item.id.group() == "apiextensions.k8s.io" => Self::Ground,
-            "ApprovedImage" if revocation(&item.value).is_some() => Self::Revocations,
+            "ApprovedImage" if item.revokes => Self::Revocations,
             "ApprovedImage" | "ImagePolicy" if item.id.group() == crate::api::GROUP => Self::Rules,
             kind if Kind::find(&item.id.api_version, kind).is_some() => Self::Workloads,
             _ => Self::Rest,

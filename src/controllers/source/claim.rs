@@ -101,13 +101,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::adapters::cluster::id_of;
 
     fn said(names: &[&str]) -> Content {
         let item = |name: &&str| -> Arc<Item> {
             let value: Value = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x"}});
-            let (document, line) = (Some(1), Some(1));
-            Item { id: id_of(&value), value: Arc::new(value), path: "a.yaml".into(), document, line }.into()
+            Item::new(&value, "a.yaml", Some(1), Some(1)).into()
         };
         Content { items: names.iter().map(item).collect(), ..Content::default() }
     }

@@ -21,6 +21,7 @@ use crate::{
     domain::{
         inventory::{Identity, Inventory, ObjectId},
         manifest::{self, Limits},
+        packed::Packed,
         plan::Manifest,
         workload::{Kind, WorkloadId},
     },
@@ -32,7 +33,9 @@ pub struct Item {
     /// What it is.
     pub id: ObjectId,
     /// The object.
-    pub value: Arc<Value>,
+    pub value: Packed,
+    /// Whether it carries a revocation.
+    pub revokes: bool,
     /// The file.
     pub path: String,
     /// The document in it, from 1; none where an overlay was built.
@@ -42,6 +45,12 @@ pub struct Item {
 }
 
 impl Item {
+    /// An object that stands in a file.
+    pub fn new(value: &Value, path: &str, document: Option<usize>, line: Option<usize>) -> Self {
+        let (id, revokes) = (id_of(value), revocation(value).is_some());
+        Self { id, value: Packed::new(value), revokes, path: path.to_owned(), document, line }
+    }
+
     /// Where it stands, for people.
     fn place(&self) -> String {
         self.line.map_or_else(|| self.path.clone(), |line| format!("{}:{line}", self.path))
@@ -50,11 +59,6 @@ impl Item {
     /// The directory of the overlay that it was built by, if it was.
     pub(super) fn overlay(&self) -> Option<&str> {
         self.document.is_none().then(|| self.path.rsplit_once('/').map_or("", |(directory, _)| directory))
-    }
-
-    /// Whether it carries a revocation.
-    pub fn revokes(&self) -> bool {
-        revocation(&self.value).is_some()
     }
 }
 
@@ -141,7 +145,7 @@ impl Content {
 
     /// The objects that carry a revocation.
     pub fn revoking(&self) -> Vec<&Item> {
-        self.all().filter(|item| item.revokes()).collect()
+        self.all().filter(|item| item.revokes).collect()
     }
 
     /// What of an inventory is not said any more.
@@ -269,7 +273,7 @@ impl Content {
                         let place = first.get().place();
                         let message = format!("the same object stands in {place}, which counts; remove one");
                         self.problems.push(Problem::about(item, message));
-                        self.more_revocations.extend(Some(item).filter(|item| item.revokes()).cloned());
+                        self.more_revocations.extend(Some(item).filter(|item| item.revokes).cloned());
                     }
                 }
             }
@@ -278,7 +282,7 @@ impl Content {
 }
 
 /// A workload as its item says it.
-pub fn manifest_of(item: &Item, commit: CommitId, time: Timestamp) -> Manifest {
+pub fn manifest_of(item: &Item, commit: CommitId, time: Timestamp) -> Manifest<Packed> {
     Manifest {
         object: item.value.clone(),
         commit: commit.to_string(),
@@ -313,10 +317,8 @@ pub(super) fn read_file(path: &str, bytes: &[u8]) -> File {
     for object in parsed.objects {
         let (line, document) = (object.line(), object.index());
         let value = appliable(object.into_value());
-        let value = Arc::new(value);
-        let (document, line) = (Some(document), Some(line));
-        let item = Item { id: id_of(&value), value, path: path.to_owned(), document, line };
-        match check(&item) {
+        let item = Item::new(&value, path, Some(document), Some(line));
+        match check(&item, &value) {
             Ok(()) => file.items.push(Arc::new(item)),
             Err(message) => {
                 file.unreadable = true;
@@ -328,14 +330,14 @@ pub(super) fn read_file(path: &str, bytes: &[u8]) -> File {
 }
 
 /// Our own kinds are held against their schema here: the API server would drop what it does not know in silence.
-fn check(item: &Item) -> Result<(), String> {
+fn check(item: &Item, value: &Value) -> Result<(), String> {
     if item.id.group() != GROUP {
         return Ok(());
     }
     if item.id.kind == "ReleaseHistory" {
         return Err("histories are written by the operator alone; remove it from the repository".to_owned());
     }
-    check_strict(&item.value).map_err(|invalid| invalid.to_string())
+    check_strict(value).map_err(|invalid| invalid.to_string())
 }
 
 /// The object without what belongs to the API server, and with `stringData` as the `data` it becomes (or its drift could
@@ -373,7 +375,7 @@ mod tests {
         let file = read_file("a.yaml", text.as_bytes());
         assert_eq!(file.items.len(), 1);
         assert_eq!(
-            *file.items[0].value,
+            file.items[0].value.open(),
             serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "x"}})
         );
         assert_eq!(file.skipped, 1);
@@ -394,7 +396,7 @@ mod tests {
     #[test]
     fn string_data_becomes_the_data_it_is_stored_as() {
         let file = read_file("s.yaml", b"apiVersion: v1\nkind: Secret\nmetadata: {name: s, namespace: x}\ndata: {a: YQ==}\nstringData: {b: b}\n");
-        assert_eq!(file.items[0].value["data"], serde_json::json!({"a": "YQ==", "b": "Yg=="}));
-        assert_eq!(file.items[0].value.get("stringData"), None);
+        assert_eq!(file.items[0].value.open()["data"], serde_json::json!({"a": "YQ==", "b": "Yg=="}));
+        assert_eq!(file.items[0].value.open().get("stringData"), None);
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     },
     controllers::{Ctx, Shared, memory::Key},
     domain::{
+        packed::Packed,
         plan::Manifest,
         reach::{Place, Reach},
         workload::WorkloadId,
@@ -39,7 +40,7 @@ const VERSIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Earlier versions, the newest first.
-pub(super) type Earlier = BTreeMap<WorkloadId, Vec<Manifest>>;
+pub(super) type Earlier = BTreeMap<WorkloadId, Vec<Manifest<Packed>>>;
 
 /// The workloads that are asked for.
 #[derive(Clone, Debug)]

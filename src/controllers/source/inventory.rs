@@ -14,6 +14,7 @@ use crate::{
     domain::{
         inventory::{Inventory, ObjectId, Part, newest, parts},
         ownership::MANAGER,
+        packed::Packed,
     },
 };
 
@@ -147,8 +148,9 @@ async fn delete(
 }
 
 /// Why git may not say an object: it would be read as an inventory, or take the place of one.
-pub fn reserved(root: &str, id: &ObjectId, object: &Value) -> Option<&'static str> {
-    let labelled = || object.pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some());
+pub fn reserved(root: &str, id: &ObjectId, object: &Packed) -> Option<&'static str> {
+    let labelled =
+        || object.open().pointer("/metadata/labels").is_some_and(|labels| labels.get(LABEL).is_some());
     let among_them = id.api_version == "v1" && id.kind == "ConfigMap" && id.namespace == root;
     (among_them && (id.name.starts_with(NAME) || labelled())).then_some(
         "ConfigMaps like this one hold the inventories of sources, which the operator alone writes; rename it, and take \
@@ -177,7 +179,7 @@ mod tests {
         let said = |namespace: &str, name: &str, labels: Value| {
             let object = json!({"apiVersion": "v1", "kind": "ConfigMap",
                 "metadata": {"name": name, "namespace": namespace, "labels": labels}});
-            reserved("root", &id_of(&object), &object).is_some()
+            reserved("root", &id_of(&object), &Packed::new(&object)).is_some()
         };
         assert!(
             said("root", "a", json!({LABEL: ""})) && said("root", "countersign-inventory-x-1-0", json!({}))

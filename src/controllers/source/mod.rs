@@ -43,6 +43,7 @@ use crate::{
     telemetry::metrics::{Controller, Stage as StageLabel},
 };
 use apply::Memo;
+pub use apply::labelled;
 use content::{Content, Files};
 use earlier::{Earlier, Wanted};
 pub use publish::recover;

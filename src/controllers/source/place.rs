@@ -15,6 +15,7 @@ use crate::{
     controllers::{Ctx, memory::Key},
     domain::{
         inventory::ObjectId,
+        packed::Packed,
         reach::{Place, Reach},
     },
 };
@@ -69,8 +70,9 @@ pub(super) async fn placed(ctx: &Ctx, reach: &Reach, content: Arc<Content>) -> A
 
 fn moved(mut shared: Arc<Item>, namespace: &str) -> Arc<Item> {
     let item = Arc::make_mut(&mut shared);
-    let value = Arc::make_mut(&mut item.value);
+    let mut value = item.value.open();
     value["metadata"]["namespace"] = Value::from(namespace);
+    item.value = Packed::new(&value);
     namespace.clone_into(&mut item.id.namespace);
     shared
 }
@@ -118,8 +120,11 @@ async fn namespaced(ctx: &Ctx, id: &ObjectId) -> Option<bool> {
 
 /// The kind that an object defines, if it does: group and kind, and whether its objects stand in namespaces.
 fn defined(item: &Item) -> Option<((String, String), bool)> {
-    let text = |pointer: &str| item.value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let is = item.id.kind == "CustomResourceDefinition" && item.id.group() == "apiextensions.k8s.io";
-    let kind = is.then(|| Some((text("/spec/group")?, text("/spec/names/kind")?))).flatten()?;
+    if item.id.kind != "CustomResourceDefinition" || item.id.group() != "apiextensions.k8s.io" {
+        return None;
+    }
+    let value = item.value.open();
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let kind = (text("/spec/group")?, text("/spec/names/kind")?);
     Some((kind, text("/spec/scope")? == "Namespaced"))
 }

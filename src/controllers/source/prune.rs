@@ -26,7 +26,8 @@ pub async fn prune(
     source: &Key,
     gone: &BTreeSet<ObjectId>,
 ) -> (BTreeSet<ObjectId>, Outcome) {
-    let needed = named_by_releases(ctx);
+    let named = gone.iter().any(|id| matches!(id.kind.as_str(), "ConfigMap" | "Secret"));
+    let needed = if named { named_by_releases(ctx) } else { BTreeSet::new() };
     let (mut kept, free): (BTreeSet<ObjectId>, BTreeSet<ObjectId>) = gone
         .iter()
         .cloned()
@@ -93,8 +94,10 @@ fn named_by_releases(ctx: &Ctx) -> BTreeSet<(String, String, String)> {
         .iter()
         .filter(|(_, tracked)| tracked.history.gone_since.is_none())
         .flat_map(|(id, tracked)| {
-            let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_deref());
-            templates.flat_map(named_config).map(|(kind, name)| (kind.to_owned(), id.namespace.clone(), name))
+            let templates = tracked.history.releases.iter().filter_map(|release| release.template.as_ref());
+            templates
+                .flat_map(|template| named_config(&template.open()))
+                .map(|(kind, name)| (kind.to_owned(), id.namespace.clone(), name))
         })
         .collect()
 }

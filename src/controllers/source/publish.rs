@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::{
     Error, Reading,
-    apply::{self, Stage},
+    apply::Stage,
     claim::share,
     content::{Content, Item, Problem, manifest_of, workload_id},
     earlier::{Wanted, of_overlays},
@@ -28,7 +28,7 @@ use crate::{
         Ctx, Shared,
         memory::{Desired, Key, State},
     },
-    domain::{plan::Manifest, workload::WorkloadId},
+    domain::{packed::Packed, plan::Manifest, workload::WorkloadId},
 };
 
 /// Hands workloads over to their plans. Answers how many, and what is wrong with some. One that is absent stays the source's own
@@ -42,11 +42,15 @@ pub(super) async fn publish(
 ) -> Result<(usize, Vec<Problem>), git::Error> {
     let ctx = read.ctx;
     let mut problems = Vec::new();
-    let mut said: BTreeMap<WorkloadId, Arc<Manifest>> = BTreeMap::new();
+    let mut said: BTreeMap<WorkloadId, Arc<Manifest<Packed>>> = BTreeMap::new();
     let mut built: BTreeMap<WorkloadId, String> = BTreeMap::new();
+    // What was handed over before has been looked at.
+    let known = handed_over(&ctx.memory.read(), key);
     for item in items {
         let Some(id) = workload_id(&item.id) else { continue };
-        if id.kind.template_of(&item.value).is_none() {
+        if !known.get(&id).is_some_and(|known| *known == item.value)
+            && id.kind.template_of(&item.value.open()).is_none()
+        {
             let message = format!(
                 "{} is missing",
                 id.kind.template_pointer().trim_start_matches('/').replace('/', ".")
@@ -54,8 +58,7 @@ pub(super) async fn publish(
             problems.push(Problem::about(item, message));
         } else {
             built.extend(item.overlay().map(|directory| (id.clone(), directory.to_owned())));
-            let labelled = Item { value: Arc::new(apply::labelled(&item.value, key)), ..(*item).clone() };
-            said.insert(id, Arc::new(manifest_of(&labelled, head.commit, head.time)));
+            said.insert(id, Arc::new(manifest_of(item, head.commit, head.time)));
         }
     }
     let mut wanted = Wanted { of: strangers(&ctx.memory.read(), said.keys()), reach: read.reach.clone() };
@@ -111,6 +114,15 @@ pub(super) async fn publish(
         kept.published = Some(head.commit);
     }
     Ok((count, problems))
+}
+
+/// What a source says of its workloads, as far as it was handed over.
+fn handed_over(memory: &State, key: &Key) -> BTreeMap<WorkloadId, Packed> {
+    let own = memory.desired.iter().filter(|(_, desired)| desired.source == *key);
+    let said = |(id, desired): (&WorkloadId, &Desired)| {
+        Some((id.clone(), desired.manifest.as_ref()?.object.clone()))
+    };
+    own.filter_map(said).collect()
 }
 
 /// Those that are read for the first time, and have nothing to go back to.

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::content::{Item, workload_id};
@@ -18,6 +17,7 @@ use crate::{
     controllers::{Ctx, memory::State, now},
     domain::{
         image::{Digest, ImageRef, Repository, Tag},
+        packed::Packed,
         policy::Judge,
         workload::{Images, WorkloadId, images},
     },
@@ -29,7 +29,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// What a commit revokes, and is not known to be revoked.
 pub(super) fn newly_revoked(ctx: &Ctx, revocations: &[&Item]) -> BTreeSet<Digest> {
     let memory = ctx.memory.read();
-    let digest = |item: &&Item| item.value.pointer("/spec/digest").and_then(Value::as_str)?.parse().ok();
+    let digest = |item: &&Item| item.value.open().pointer("/spec/digest")?.as_str()?.parse().ok();
     let known: BTreeSet<&Digest> = memory
         .ledger
         .records()
@@ -56,7 +56,7 @@ pub(super) fn moving<'a>(
         let Some(id) = workload_id(&item.id) else { return false };
         let runs = memory.findings.get(&id).is_some_and(|finding| !finding.runs.is_disjoint(revoked));
         let asked = memory.desired.get(&id).and_then(|desired| desired.manifest.as_ref());
-        let of = |object: &Value| id.kind.template_of(object).map(images);
+        let of = |object: &Packed| id.kind.template_of(&object.open()).map(images);
         let wants = of(&item.value);
         let reclaimed = wants.iter().flat_map(Images::values).any(|text| names_one(text, &claimed));
         runs && asked.is_some_and(|asked| reclaimed || of(&asked.object) != wants)
@@ -67,7 +67,8 @@ pub(super) fn moving<'a>(
 /// The tags that approvals claim for digests that are not revoked.
 fn claimed(rules: &[&Item], revoked: &BTreeSet<Digest>) -> BTreeSet<(Repository, Tag)> {
     let claim = |item: &&Item| {
-        let said = |field: &str| item.value.pointer("/spec")?.get(field)?.as_str();
+        let value = item.value.open();
+        let said = |field: &str| value.pointer("/spec")?.get(field)?.as_str();
         let digest: Digest = said("digest")?.parse().ok()?;
         let claim = (said("image")?.parse().ok()?, said("tag")?.parse().ok()?);
         (!revoked.contains(&digest)).then_some(claim)
@@ -100,7 +101,7 @@ pub(super) fn expect<'a>(ctx: &'a Ctx, moving: &[&Item], revoked: &BTreeSet<Dige
 fn permitted(memory: &State, root: &str, id: &WorkloadId, item: &Item, revoked: &BTreeSet<Digest>) -> bool {
     let policies = memory.policies_for(&id.namespace, root);
     let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now: now() };
-    let wanted = id.kind.template_of(&item.value).map(images).unwrap_or_default();
+    let wanted = id.kind.template_of(&item.value.open()).map(images).unwrap_or_default();
     !wanted.is_empty()
         && wanted.values().all(|text| {
             let judged = judge.enforced(text);

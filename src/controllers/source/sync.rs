@@ -143,8 +143,11 @@ async fn apply_again(
 /// Keeps when revocations that are new were committed, for the metrics.
 fn note_revocations(ctx: &Ctx, content: &Content, head: &Head) {
     for item in content.revoking() {
-        let Some(digest) = item.value.pointer("/spec/digest").and_then(Value::as_str) else { continue };
-        let Ok(digest) = digest.parse() else { continue };
+        let Some(Ok(digest)) =
+            item.value.open().pointer("/spec/digest").and_then(Value::as_str).map(str::parse)
+        else {
+            continue;
+        };
         let mut memory = ctx.memory.write();
         if !is_revoked(&memory.ledger, &item.id) && !memory.revoked_at.contains_key(&digest) {
             memory.revoked_at.insert(digest, head.time);
@@ -304,7 +307,7 @@ impl<'a> Stages<'a> {
         share: &Share<'_>,
     ) -> Result<Outcome, Error> {
         let mut outcome = self.stage(ctx, key, Stage::Revocations).await?;
-        let refused = share.refused.iter().copied().filter(|item| item.revokes());
+        let refused = share.refused.iter().copied().filter(|item| item.revokes);
         let mut alone: Vec<&Item> =
             refused.chain(content.more_revocations.iter().map(AsRef::as_ref)).collect();
         if !outcome.unlisted.is_empty() {

@@ -20,7 +20,7 @@ use crate::{
 pub(super) async fn look(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
     let (live, unproven) = {
         let memory = ctx.memory.read();
-        let Some(live) = memory.live.get(id).cloned() else { return Ok(()) };
+        let Some(live) = memory.live.get(id).map(Live::open) else { return Ok(()) };
         let history = memory.histories.get(id).map(|tracked| &tracked.history);
         let unproven = history.is_none_or(|history| {
             history.rollback_under_way()

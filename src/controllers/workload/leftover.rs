@@ -26,7 +26,7 @@ const KEPT: Duration = Duration::from_secs(15);
 
 /// Sees to the next pod; answers with when to look again.
 pub(super) async fn look(ctx: &Ctx, id: &WorkloadId, now: Timestamp) -> Result<Option<Duration>, Error> {
-    let Some(live) = ctx.memory.read().live.get(id).cloned() else { return Ok(None) };
+    let Some(live) = ctx.memory.read().live.get(id).map(Live::open) else { return Ok(None) };
     match id.kind.progress {
         Progress::StatefulSet | Progress::DaemonSet => {}
         Progress::Deployment | Progress::CronJob | Progress::Configured(_) => return Ok(None),

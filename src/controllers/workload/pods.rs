@@ -16,7 +16,7 @@ use crate::{
 
 /// Keeps why the newest revision does not come up.
 pub(super) async fn look(ctx: &Ctx, id: &WorkloadId) -> Result<(), Error> {
-    let Some(live) = ctx.memory.read().live.get(id).cloned() else { return Ok(()) };
+    let Some(live) = ctx.memory.read().live.get(id).map(Live::open) else { return Ok(()) };
     let found = find(ctx, id, &live).await?;
     let mut memory = ctx.memory.write();
     if let Some(now) = memory.live.get_mut(id).filter(|now| now.resource_version == live.resource_version) {

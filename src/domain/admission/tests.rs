@@ -10,6 +10,7 @@ use crate::domain::{
         Ledger,
         tests::{at, digest, record},
     },
+    packed::Packed,
     plan::Live,
     policy::{OnRevocation, Sources, tests::policy},
     release::{Cause, Hold, Rejected, Release, ReleaseImage},
@@ -631,7 +632,7 @@ fn after_a_failed_rollout_what_failed_is_kept_out_of_what_git_does_not_own() {
     );
     assert_eq!(scene.ask("Deployment", &after, Some(&before), rewrites).len(), 1);
     for release in &mut failed.releases {
-        release.template = Some(json!({}).into());
+        release.template = Some(Packed::new(&json!({})));
     }
     scene.history = Some(failed);
     assert_eq!(

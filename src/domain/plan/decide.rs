@@ -11,6 +11,7 @@ use super::{
 };
 use crate::domain::{
     image::{Digest, ImageRef, same_reference, short},
+    packed::Packed,
     policy::OnRevocation,
     release::{Cause, History, Hold, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
     workload::{ContainerId, Images, with_images},
@@ -87,7 +88,7 @@ fn forward(world: &World<'_>, history: &History, wish: &Wish) -> Decision {
     let held = history.hold.take();
     let set = wish.set();
     let release = wish.release(world);
-    let template = release.template.as_deref().cloned();
+    let template = release.template.as_ref().map(Packed::open);
     let message = format!("runs {}", short_list(set.values()));
     // Where git does not own it and the hold ended because the revocation was forgotten, what runs is still the held
     // release: it stays until somebody sets something else.
@@ -417,7 +418,7 @@ fn keep(world: &World<'_>, history: &History) -> Option<Target> {
     if bad && !present.is(&world.live_images()?) {
         return None;
     }
-    let template = with_images(&*template_of(world, present)?, &images);
+    let template = with_images(&template_of(world, present)?, &images);
     Some(Target { step: Step::Keep, images, template: Some(template) })
 }
 
@@ -428,7 +429,7 @@ fn put_back_while_away(world: &World<'_>, history: &History) -> Option<Decision>
     let why = left_revoked(world, history, &live, &Images::new())?;
     let images = present.images();
     let clean = images.iter().all(|(id, image)| revoked(world, history, id, image).is_none());
-    let template = with_images(&*template_of(world, present).filter(|_| clean)?, &images);
+    let template = with_images(&template_of(world, present).filter(|_| clean)?, &images);
     let target = Target { step: Step::Keep, images, template: Some(template) };
     Some(Decision { target: Some(target), ..nothing(State::NotPermitted, why, history) })
 }

@@ -31,6 +31,7 @@ use super::{
     drift::{Applied, in_step},
     image::{ImageRef, same_reference},
     intervention::Asked,
+    packed::Packed,
     pods::Trouble,
     policy::Judge,
     release::History,
@@ -56,7 +57,7 @@ pub struct World<'a> {
     /// ConfigMaps and Secrets `(kind, name)` of the namespace that are known not to exist.
     pub missing: &'a BTreeSet<(&'static str, String)>,
     /// Earlier versions of it in its source's git log, the newest first; looked at when the workload is first seen.
-    pub earlier: &'a [Manifest],
+    pub earlier: &'a [Manifest<Packed>],
     /// Since when the present rollout has been seen complete.
     pub healthy_since: Option<Timestamp>,
     /// Why everything is paused, if it is.
@@ -65,15 +66,15 @@ pub struct World<'a> {
     pub unreadable_records: bool,
 }
 
-/// A live object as it was last seen.
+/// A live object as it was last seen; packed where it is only kept.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Live {
+pub struct Live<O = Arc<Value>> {
     /// Its UID: a re-created object of the same name is another one.
     pub uid: String,
     /// Its version: an action expects to find just this one.
     pub resource_version: String,
     /// The object without its managed fields.
-    pub object: Arc<Value>,
+    pub object: O,
     /// How far its rollout is.
     pub rollout: Rollout,
     /// Why it does not come up, where that was looked at.
@@ -83,24 +84,69 @@ pub struct Live {
     /// A patch of ours left its entry in the managed fields.
     pub own_update_entry: bool,
     /// What our own applies put there (`fieldsV1`).
-    pub own_fields: Option<Arc<Value>>,
+    pub own_fields: Option<O>,
     /// It is being deleted.
     pub deleting: bool,
     /// What the last apply of ours left.
     pub applied: Option<Applied>,
 }
 
-/// A workload as a source's commit says it.
+impl Live {
+    /// To be kept.
+    pub fn pack(self) -> Live<Packed> {
+        let object = Packed::new(&self.object);
+        let own_fields = self.own_fields.as_deref().map(Packed::new);
+        self.with(object, own_fields)
+    }
+}
+
+impl Live<Packed> {
+    /// To be looked at.
+    pub fn open(&self) -> Live {
+        let own_fields = self.own_fields.as_ref().map(|fields| Arc::new(fields.open()));
+        self.clone().with(Arc::new(self.object.open()), own_fields)
+    }
+}
+
+impl<O> Live<O> {
+    /// The same, held in another way.
+    fn with<P>(self, object: P, own_fields: Option<P>) -> Live<P> {
+        let Self { uid, resource_version, object: _, rollout, trouble, .. } = self;
+        let Self { others_own_pod_spec, own_update_entry, own_fields: _, deleting, applied, .. } = self;
+        Live {
+            uid,
+            resource_version,
+            object,
+            rollout,
+            trouble,
+            others_own_pod_spec,
+            own_update_entry,
+            own_fields,
+            deleting,
+            applied,
+        }
+    }
+}
+
+/// A workload as a source's commit says it; packed where it is only kept.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Manifest {
+pub struct Manifest<O = Arc<Value>> {
     /// The object, as it is to be applied but for its images.
-    pub object: Arc<Value>,
+    pub object: O,
     /// The commit.
     pub commit: String,
     /// When it was committed.
     pub committed_at: Timestamp,
     /// The file, for messages.
     pub path: String,
+}
+
+impl<O> Manifest<O> {
+    /// The same, held in another way.
+    pub fn with<P>(&self, object: P) -> Manifest<P> {
+        let Self { object: _, commit, committed_at, path } = self;
+        Manifest { object, commit: commit.clone(), committed_at: *committed_at, path: path.clone() }
+    }
 }
 
 /// Who says what a workload should run.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{Live, Manifest, Wanted, World};
 use crate::domain::{
     intervention::take_up,
+    packed::Packed,
     release::{History, Outcome, Release, ReleaseImage},
     rollout::Rollout,
     workload::{Images, Progress, images},
@@ -82,8 +83,8 @@ pub(super) fn release_of(world: &World<'_>, images: &Images, template: Option<&V
     Release::new(images, template.cloned(), world.now())
 }
 
-fn from_log(world: &World<'_>, earlier: &Manifest) -> Release {
-    let template = world.id.kind.template_of(&earlier.object).cloned().unwrap_or_default();
+fn from_log(world: &World<'_>, earlier: &Manifest<Packed>) -> Release {
+    let template = world.id.kind.template_of(&earlier.object.open()).cloned().unwrap_or_default();
     let mut release = release_of(world, &images(&template), Some(&template));
     release.commit = Some(earlier.commit.clone());
     release.since = earlier.committed_at;

@@ -1,6 +1,6 @@
 //! Which release to go back to: chosen afresh each time, never "the previous one".
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -74,19 +74,19 @@ fn usable(
         .iter()
         .map(|(id, own)| Some((id.clone(), permitted(world, history, id, &own.image)?)))
         .collect::<Option<Images>>()?;
-    let template = with_images(&*template_of(world, release)?, &images);
+    let template = with_images(&template_of(world, release)?, &images);
     let whole = named_config(&template).iter().all(|named| !world.missing.contains(named));
     whole.then(|| Choice { release: release.clone(), images, template: Some(template) })
 }
 
 /// The pod template of a release. One that dates from before git owned the workload has none: then the live one, if it
 /// has the same places.
-pub(super) fn template_of<'a>(world: &World<'_>, release: &'a Release) -> Option<Cow<'a, Value>> {
+pub(super) fn template_of(world: &World<'_>, release: &Release) -> Option<Value> {
     if let Some(template) = &release.template {
-        return Some(Cow::Borrowed(&**template));
+        return Some(template.open());
     }
     let live = world.id.kind.template_of(&world.live?.object)?;
-    images(live).keys().eq(release.images.keys()).then(|| Cow::Owned(live.clone()))
+    images(live).keys().eq(release.images.keys()).then(|| live.clone())
 }
 
 /// What to set for an image of a release, if it is permitted now.

@@ -34,7 +34,7 @@ struct Sim {
     live: Option<Live>,
     history: History,
     missing: BTreeSet<(&'static str, String)>,
-    earlier: Vec<Manifest>,
+    earlier: Vec<Manifest<Packed>>,
     paused: Option<&'static str>,
     unreadable_records: bool,
     asked: Asked,
@@ -75,6 +75,12 @@ fn manifest(image: &str) -> Manifest {
         committed_at: at(0),
         path: "cart.yaml".into(),
     }
+}
+
+/// The same, as the git log says it.
+fn in_log(image: &str) -> Manifest<Packed> {
+    let manifest = manifest(image);
+    manifest.with(Packed::new(&manifest.object))
 }
 
 /// The set of fields that an apply owns.
@@ -782,7 +788,9 @@ fn a_release_whose_config_is_gone_is_no_target() {
         .iter_mut()
         .find(|release| release.images().values().any(|i| *i == pin(1)))
         .unwrap();
-    Arc::make_mut(release.template.as_mut().unwrap())["spec"]["containers"][0]["envFrom"] = named;
+    let mut template = release.template.as_ref().unwrap().open();
+    template["spec"]["containers"][0]["envFrom"] = named;
+    release.template = Some(Packed::new(&template));
     sim.missing = [("Secret", "token".to_owned())].into();
     sim.revoke(2);
     assert_eq!((sim.settle().state, sim.runs()), (State::NoSafeRelease, pin(2)));
@@ -817,7 +825,7 @@ fn a_workload_first_seen_is_adopted_with_what_gits_log_says_it_ran() {
     sim.approve(2);
     sim.somebody_sets(&pin(2));
     sim.git_wants(&tag(2));
-    sim.earlier = vec![manifest(&tag(1))];
+    sim.earlier = vec![in_log(&tag(1))];
     sim.revoke(2);
     let plan = sim.plan();
     assert!(plan.record_first && plan.action.is_none(), "what it rolls back from is on record first");
@@ -856,7 +864,7 @@ fn gits_log_enters_whenever_there_is_nothing_else_to_go_back_to() {
         sim.approve(2);
         sim.settle();
         sim.git_wants(&tag(2));
-        sim.earlier = vec![manifest(&tag(1))];
+        sim.earlier = vec![in_log(&tag(1))];
         sim.settle();
         sim.earlier = Vec::new();
         sim.revoke(2);

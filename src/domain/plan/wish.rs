@@ -54,7 +54,7 @@ impl Wish {
             }
         };
         let same_template =
-            failed.template.as_deref().is_none_or(|own| *own == with_images(template, &failed.images()));
+            failed.template.as_ref().is_none_or(|own| own.open() == with_images(template, &failed.images()));
         same_template && self.judged.len() == failed.images.len() && self.judged.iter().all(same_image)
     }
 }
