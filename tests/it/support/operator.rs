@@ -94,6 +94,12 @@ impl<'a> Operator<'a> {
         self.with("COUNTERSIGN_WEBHOOK_ADDR", addr).with("COUNTERSIGN_WEBHOOK_URL", url)
     }
 
+    /// Where it is asked.
+    pub fn webhook_url(&self) -> &str {
+        let url = self.settings.iter().find(|(variable, _)| *variable == "COUNTERSIGN_WEBHOOK_URL");
+        &url.expect("it is admitting").1
+    }
+
     /// With an environment variable.
     pub fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
         self.settings.push((variable, value.into()));
