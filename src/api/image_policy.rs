@@ -380,7 +380,7 @@ pub struct DeniedAttempt {
     /// The object's kind.
     #[schemars(length(max = 253))]
     pub kind: String,
-    /// The name of the last object. Absent: the API server was to choose one.
+    /// The name of the last object. Absent: it had none yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub name: Option<String>,

@@ -39,7 +39,7 @@ pub struct Tried {
 pub struct Attempt {
     /// What was tried.
     pub tried: Tried,
-    /// The name of the last object; empty where the API server was to choose one.
+    /// The name of the last object; empty where it had none yet.
     pub name: String,
     /// How often.
     pub count: u64,
