@@ -362,7 +362,7 @@ pub struct ImagePolicyStatus {
 #[schemars(inline)]
 pub struct PolicyDenied {
     /// How many attempts there were, those that are not listed any more included.
-    pub total: u64,
+    pub total: u32,
     /// The newest 20 that differ in namespace, kind, image, user or reason, the newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
@@ -394,7 +394,7 @@ pub struct DeniedAttempt {
     #[schemars(length(max = 63))]
     pub reason: String,
     /// How often.
-    pub count: u64,
+    pub count: u32,
     /// For the first time.
     #[schemars(schema_with = "schema::timestamp")]
     pub first_seen: Time,

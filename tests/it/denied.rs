@@ -58,7 +58,7 @@ impl Scene {
     }
 
     /// Waits until it says that so much was denied.
-    async fn denied_in_all(&self, total: u64) -> Vec<DeniedAttempt> {
+    async fn denied_in_all(&self, total: u32) -> Vec<DeniedAttempt> {
         eventually(&format!("{total} denials are in the summary"), SOON, async || {
             let denied = self.denied().await?;
             ensure!(denied.total == total, "{denied:?}");
@@ -79,7 +79,7 @@ impl Scene {
     }
 }
 
-fn by_whom(recent: &[DeniedAttempt]) -> BTreeSet<(&str, u64)> {
+fn by_whom(recent: &[DeniedAttempt]) -> BTreeSet<(&str, u32)> {
     recent.iter().map(|attempt| (attempt.user.as_str(), attempt.count)).collect()
 }
 
@@ -138,7 +138,7 @@ async fn who_tried_what_and_how_often_is_told_on_the_policy() {
 /// If this fails, a controller that tries again and again floods the API server through the operator.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_denials_costs_a_few_writes() {
-    const FLOOD: u64 = 500;
+    const FLOOD: u32 = 500;
     let scene = Scene::guarded("flood").await;
     let plane = controlplane::shared_guarded();
     let (began, bot) = (Instant::now(), somebody(plane, "bot"));

@@ -42,7 +42,7 @@ pub struct Attempt {
     /// The name of the last object; empty where it had none yet.
     pub name: String,
     /// How often.
-    pub count: u64,
+    pub count: u32,
     /// For the first time.
     pub first: Timestamp,
     /// For the last time.
@@ -100,14 +100,14 @@ pub fn attempts(denial: &Denial, by: By<'_>, now: Timestamp) -> BTreeMap<PolicyK
 /// All attempts that one policy denied: their number, and the newest that differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attempts {
-    total: u64,
+    total: u32,
     /// The newest first.
     listed: Vec<Attempt>,
 }
 
 impl Attempts {
     /// A summary as it was stored: so many, and of these the newest that differ.
-    pub fn stored(total: u64, listed: Vec<Attempt>) -> Self {
+    pub fn stored(total: u32, listed: Vec<Attempt>) -> Self {
         let mut all = Self::default();
         for attempt in listed.into_iter().rev() {
             all.add(attempt);
@@ -117,7 +117,7 @@ impl Attempts {
     }
 
     /// How many there were, those that are not listed any more included.
-    pub fn total(&self) -> u64 {
+    pub fn total(&self) -> u32 {
         self.total
     }
 
@@ -198,7 +198,7 @@ mod tests {
         attempts(&denial, by, at(seconds)).into_values().next().unwrap()
     }
 
-    fn users(all: &Attempts) -> Vec<(&str, u64)> {
+    fn users(all: &Attempts) -> Vec<(&str, u32)> {
         all.listed().iter().map(|attempt| (attempt.tried.user.as_str(), attempt.count)).collect()
     }
 
@@ -282,13 +282,13 @@ mod tests {
             for replica in replicas {
                 all.merge(replica);
             }
-            let count = u64::try_from(tried.len()).unwrap();
+            let count = u32::try_from(tried.len()).unwrap();
             prop_assert_eq!(all.total(), count);
             let users: std::collections::BTreeSet<u8> = tried.iter().map(|tried| tried.0).collect();
             prop_assert!(all.listed().len() <= LISTED.min(users.len()));
             if users.len() <= LISTED {
                 prop_assert_eq!(all.listed().len(), users.len());
-                prop_assert_eq!(all.listed().iter().map(|attempt| attempt.count).sum::<u64>(), count);
+                prop_assert_eq!(all.listed().iter().map(|attempt| attempt.count).sum::<u32>(), count);
             }
             for attempt in all.listed() {
                 prop_assert!(attempt.first <= attempt.last);
