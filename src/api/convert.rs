@@ -1,6 +1,7 @@
 //! From wire types to domain values and back. Controllers, the webhook and the command line all use these: one meaning
 //! of valid.
 
+mod attempts;
 mod intervention;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@
 #![allow(clippy::doc_markdown, reason = "kubectl explain shows these lines as they stand")]
 #![allow(clippy::duplicated_attributes, reason = "each printer column has a type of its own")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -351,6 +351,56 @@ pub struct ImagePolicyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
     pub not_permitted: Vec<NotPermitted>,
+    /// What the policy kept out at admission, dry runs apart. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denied: Option<PolicyDenied>,
+}
+
+/// What a policy kept out at admission.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct PolicyDenied {
+    /// How many attempts there were, those that are not listed any more included.
+    pub total: u32,
+    /// The newest 20 that differ in namespace, kind, image, user or reason, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub recent: Vec<DeniedAttempt>,
+}
+
+/// Attempts that differ in nothing but time, and the object's name.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(inline)]
+pub struct DeniedAttempt {
+    /// The object's namespace.
+    #[schemars(length(max = 253))]
+    pub namespace: String,
+    /// The object's kind.
+    #[schemars(length(max = 253))]
+    pub kind: String,
+    /// The name of the last object. Absent: it had none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub name: Option<String>,
+    /// The first image that the policy does not permit, as written.
+    #[schemars(length(max = 512))]
+    pub image: String,
+    /// Who asked.
+    #[schemars(length(max = 253))]
+    pub user: String,
+    /// The kind of reason why the image is not permitted.
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// How often.
+    pub count: u32,
+    /// For the first time.
+    #[schemars(schema_with = "schema::timestamp")]
+    pub first_seen: Time,
+    /// For the last time.
+    #[schemars(schema_with = "schema::timestamp")]
+    pub last_seen: Time,
 }
 
 /// How many workloads a policy matches, and how they stand.

@@ -88,6 +88,7 @@ impl Serving {
                 root: at.root.clone(),
                 user,
                 metrics: at.metrics.clone(),
+                denied: at.denied.clone(),
             };
             server.serve(Arc::new(answers), until).await;
         });

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
+    attempts::Denied,
     memory::{Memory, State},
     now,
 };
@@ -19,14 +20,14 @@ use crate::{
         webhooks::{MUTATE, VALIDATE},
     },
     domain::{
-        admission::{self, Asked, Known, Subject, Verdict, patch, review, rewrites},
+        admission::{self, Asked, By, Known, Subject, Verdict, attempts, patch, review, rewrites},
         policy::{self, Judge, Policy},
         workload::WorkloadId,
     },
     telemetry::{
         Metrics,
         https::{Answers, Refusal},
-        metrics::{self, Mode, Webhook},
+        metrics::{self, Alarm, Mode, Webhook},
     },
 };
 
@@ -40,6 +41,8 @@ pub struct Admission {
     pub user: String,
     /// What is counted.
     pub metrics: Metrics,
+    /// Where what is denied is left, to be told.
+    pub denied: Denied,
 }
 
 /// A review, as far as it is read. See `admission.k8s.io/v1`.
@@ -60,6 +63,8 @@ struct Asking {
     #[serde(default)]
     name: String,
     operation: String,
+    #[serde(default)]
+    dry_run: Option<bool>,
     user_info: User,
     #[serde(default, deserialize_with = "lean")]
     object: Value,
@@ -184,6 +189,9 @@ impl Admission {
         for (policy, answer) in &verdict.answers {
             self.metrics.review_verdict(label(policy.mode), said(*answer));
         }
+        if let Some(why) = verdict.goes_on {
+            self.metrics.review_alarms(alarm(why), verdict.alarms.len());
+        }
         for alarm in &verdict.alarms {
             tracing::error!(
                 namespace = request.namespace,
@@ -201,9 +209,14 @@ impl Admission {
                 kind = request.kind.kind,
                 user = request.user_info.username,
                 image = first.map(|refused| refused.image.as_str()),
-                policy = first.map(|refused| refused.policy.as_str()),
+                policy = first.map(|refused| format!("{}/{}", refused.policy.0, refused.policy.1)),
                 "denied"
             );
+            if request.dry_run != Some(true) {
+                for (policy, attempt) in attempts(denial, request.by(), now()) {
+                    self.denied.note(policy, attempt);
+                }
+            }
         }
     }
 }
@@ -223,6 +236,15 @@ impl Asking {
 
     fn before(&self) -> Option<&Value> {
         (self.operation == "UPDATE").then_some(&self.old_object)
+    }
+
+    fn by(&self) -> By<'_> {
+        By {
+            namespace: &self.namespace,
+            kind: &self.kind.kind,
+            name: &self.name,
+            user: &self.user_info.username,
+        }
     }
 
     fn asked<'a>(&'a self, subject: Subject, before: Option<&'a Value>, memory: &'a State) -> Asked<'a> {
@@ -288,6 +310,13 @@ fn label(mode: policy::Mode) -> Mode {
     }
 }
 
+fn alarm(why: admission::GoesOn) -> Alarm {
+    match why {
+        admission::GoesOn::NotRolledBackYet => Alarm::NotRolledBackYet,
+        admission::GoesOn::Stays => Alarm::Stays,
+    }
+}
+
 fn said(answer: admission::Answer) -> metrics::Verdict {
     match answer {
         admission::Answer::Permitted => metrics::Verdict::Permitted,
@@ -319,6 +348,7 @@ mod tests {
             root: "root".to_owned(),
             user: "operator".to_owned(),
             metrics: Metrics::new(),
+            denied: Denied::default(),
         };
         let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
         let response = admission.answer(&request).await;

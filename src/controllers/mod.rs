@@ -10,6 +10,7 @@
 pub mod admission;
 mod admit;
 pub mod approval;
+mod attempts;
 mod bare;
 pub mod certify;
 mod changes;
@@ -41,6 +42,7 @@ use crate::{
     domain::{destination::PrivateHosts, workload::WorkloadId},
     telemetry::{Metrics, http::Readiness},
 };
+use attempts::Denied;
 use memory::{Key, Memory};
 use queue::Queue;
 use trail::Trail;
@@ -77,6 +79,8 @@ pub struct Ctx {
     pub receivers: receive::Receivers,
     /// Histories and events to write.
     pub trail: Trail,
+    /// Denied attempts to write.
+    pub denied: Denied,
     /// Pins that only add a digest are spread in time.
     pub pacer: Pacer,
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Ctx, Shared,
+    attempts::all_but_denied,
     memory::{Key, State},
     now,
 };
@@ -84,7 +85,9 @@ async fn report(ctx: &Ctx) {
         .await;
     stream::iter(policies)
         .for_each_concurrent(8, |(key, status)| async move {
-            written(ctx.cluster.report::<ImagePolicy>(&key.0, &key.1, &status).await, "ImagePolicy", &key);
+            let patch = all_but_denied(&status);
+            let answer = ctx.cluster.report_on::<ImagePolicy>(&key.0, &key.1, &patch, None).await;
+            written(answer.map(drop), "ImagePolicy", &key);
         })
         .await;
 }
@@ -207,6 +210,7 @@ fn policy_statuses(ctx: &Ctx, memory: &State, now: Timestamp) -> Vec<(Key, Image
                 workloads: Some(workloads),
                 bare: bare.map(|of| PolicyBare { governed: of.governed, not_permitted: of.not_permitted }),
                 not_permitted,
+                denied: old.denied.clone(),
             });
             (status != old).then(|| (key.clone(), status))
         })

@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Ctx, Pacer, Shared,
     admission::{self, Serving},
-    approval, bare,
+    approval,
+    attempts::{self, Denied},
+    bare,
     changes::{Changes, spread},
     lead::{Candidate, Lost},
     memory::{Key, Memory},
@@ -118,6 +120,7 @@ pub async fn run(
         sources,
         receivers: receive::Receivers::new(Cluster::new(clients.open.clone())),
         trail: Trail::default(),
+        denied: Denied::default(),
         pacer: Pacer::new(settings.pin_interval),
     });
     let mut tasks = JoinSet::new();
@@ -131,7 +134,7 @@ pub async fn run(
     let serving = match &settings.admission {
         Some(admission) => {
             ctx.memory.write().admits = true;
-            let begun = Serving::begin(&ctx, admission, clients.open, &stop).await;
+            let begun = Serving::begin(&ctx, admission, clients.open.clone(), &stop).await;
             Some(Arc::new(begun.map_err(RunError::Admission)?))
         }
         None => None,
@@ -139,13 +142,18 @@ pub async fn run(
     // Until the last request is answered: no verdict is given from what has grown old.
     let watching = serving.as_ref().map_or_else(|| stop.clone(), |serving| serving.ended.clone());
     watch_everything(&ctx, &changes, &mut tasks, &watching);
+    let mut telling = None;
     if serving.is_some() {
         watch_pods(&ctx, &mut tasks, &watching);
+        telling = Some(tokio::spawn(attempts::run(Arc::clone(&ctx), clients.open, watching.clone())));
     }
     let ended =
         lead(&ctx, (changes, wishes), &settings, candidate, serving.as_ref(), &mut tasks, &stop).await;
     stop.cancel();
     watching.cancelled().await;
+    if let Some(telling) = telling {
+        let _ = telling.await;
+    }
     ended
 }
 

@@ -14,7 +14,7 @@ use futures::{StreamExt, stream};
 use k8s_openapi::{
     api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::Condition as WireCondition,
 };
-use kube::ResourceExt;
+use kube::{Client, ResourceExt};
 use kube_runtime::events::{Event, EventType, Recorder, Reporter};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ const CALM: Duration = Duration::from_millis(150);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many writes are under way at once.
 const CONCURRENCY: usize = 16;
-/// How long the API server may take for an event: histories wait for it.
+/// How long the API server may take for an event: others wait for it.
 const EVENT: Duration = Duration::from_secs(30);
 
 /// Where controllers leave what is to be written.
@@ -130,7 +130,6 @@ impl Trail {
 
 /// Writes what is left in the trail until the token is cancelled, and then what is left.
 pub async fn run(ctx: Shared, stop: CancellationToken) {
-    let reporter = Reporter { controller: "countersign".to_owned(), instance: None };
     loop {
         let stopping = tokio::select! {
             () = stop.cancelled() => true,
@@ -139,7 +138,7 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
         if !stopping {
             ctx.trail.calm().await;
         }
-        flush(&ctx, &reporter).await;
+        flush(&ctx).await;
         if stopping {
             return;
         }
@@ -160,7 +159,7 @@ pub async fn look_after_actions(ctx: Shared, stop: CancellationToken) {
     }
 }
 
-async fn flush(ctx: &Shared, reporter: &Reporter) {
+async fn flush(ctx: &Shared) {
     let dirty: Vec<WorkloadId> = {
         let memory = ctx.memory.read();
         memory
@@ -183,15 +182,20 @@ async fn flush(ctx: &Shared, reporter: &Reporter) {
     let events = std::mem::take(&mut *ctx.trail.0.events.lock());
     stream::iter(events)
         .for_each_concurrent(CONCURRENCY, |(about, event)| async move {
-            // A recorder of its own for each: one that is kept folds events of one reason together, with the first one's note.
-            let recorder = Recorder::new(ctx.cluster.client(), reporter.clone());
-            match tokio::time::timeout(EVENT, recorder.publish(&event, &about)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "an event cannot be written"),
-                Err(_) => tracing::warn!(reason = event.reason, "an event was not taken in time"),
-            }
+            publish(ctx.cluster.client(), &about, &event).await;
         })
         .await;
+}
+
+/// Writes an event; one that cannot be written is logged.
+pub async fn publish(client: Client, about: &ObjectReference, event: &Event) {
+    // A recorder of its own for each: one that is kept folds events of one reason together, with the first one's note.
+    let reporter = Reporter { controller: "countersign".to_owned(), instance: None };
+    match tokio::time::timeout(EVENT, Recorder::new(client, reporter).publish(event, about)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, reason = event.reason, "an event cannot be written"),
+        Err(_) => tracing::warn!(reason = event.reason, "an event was not taken in time"),
+    }
 }
 
 /// Writes the history of a workload as it is now, if it is not stored like that.

@@ -26,8 +26,9 @@ use prometheus_client::{
 };
 
 pub use self::labels::{
-    Action, ActionOutcome, BareState, Controller, Kind, Meddling, Mode, PushOutcome, Review, RollbackStage,
-    SourceState, Stage, Standing, Suspendable, SyncOutcome, Verdict, Webhook, WorkloadState, WriteOutcome,
+    Action, ActionOutcome, Alarm, BareState, Controller, Kind, Meddling, Mode, PushOutcome, Review,
+    RollbackStage, SourceState, Stage, Standing, Suspendable, SyncOutcome, Verdict, Webhook, WorkloadState,
+    WriteOutcome,
 };
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -70,6 +71,7 @@ struct Admission {
     reviews: Family<(Webhook, Review), Counter>,
     durations: Histograms<Webhook>,
     verdicts: Family<(Mode, Verdict), Counter>,
+    alarms: Family<Alarm, Counter>,
 }
 
 impl Admission {
@@ -106,6 +108,7 @@ impl Admission {
                 "What policies said of requests, each policy by itself",
                 &pairs(Mode::ALL, Verdict::ALL),
             ),
+            alarms: family(r, "admission_alarms", "Revoked images that were let in, as they run", Alarm::ALL),
         }
     }
 }
@@ -332,6 +335,11 @@ impl Metrics {
     /// A policy said something of a request.
     pub fn review_verdict(&self, mode: Mode, verdict: Verdict) {
         self.0.admission.verdicts.get_or_create(&(mode, verdict)).inc();
+    }
+
+    /// So many revoked images were let in, as they run.
+    pub fn review_alarms(&self, why: Alarm, count: usize) {
+        self.0.admission.alarms.get_or_create(&why).inc_by(u64::try_from(count).unwrap_or(u64::MAX));
     }
 }
 

@@ -17,6 +17,7 @@ mod controlplane;
 #[path = "controlplane.rs"]
 mod controlplane_tests;
 mod crds;
+mod denied;
 mod deploy;
 mod destinations;
 mod faults;

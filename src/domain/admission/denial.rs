@@ -24,8 +24,8 @@ pub struct Refused {
     pub place: String,
     /// The image as written.
     pub image: String,
-    /// The policy, `namespace/name`.
-    pub policy: String,
+    /// The policy: its namespace and name.
+    pub policy: (String, String),
     /// The kind of reason.
     pub code: Code,
 }
@@ -58,7 +58,7 @@ pub(super) fn denial(subject: Subject, images: &[Image<'_, '_>], namespace: &str
         against.iter().map(|(policy, reason)| Refused {
             place: subject.path(&image.id),
             image: cut(&printable(image.text), IMAGE),
-            policy: policy.to_string(),
+            policy: policy.key.clone(),
             code: reason.code,
         })
     });
@@ -180,14 +180,14 @@ pub(super) fn fitted(text: &str) -> String {
 }
 
 /// A text without anything that a terminal would act on.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .map(|c| if matches!(c, '"' | '\'' | '\\') { c.to_string() } else { c.escape_debug().to_string() })
         .collect()
 }
 
 /// A text within so many bytes, cut between characters.
-fn cut(text: &str, max: usize) -> String {
+pub(super) fn cut(text: &str, max: usize) -> String {
     const MARK: char = '…';
     if text.len() <= max {
         return text.to_owned();

@@ -7,6 +7,7 @@
 //! - **Nothing that an object says of itself is believed:** neither labels nor annotations, owners or managers.
 //! - **Every policy by itself:** Enforce denies, Warn warns, Audit counts.
 
+mod attempts;
 mod denial;
 pub mod own;
 mod rewrite;
@@ -26,10 +27,11 @@ use super::{
     release::{History, Release},
     workload::{ContainerId, Place, places},
 };
+pub use attempts::{Attempt, Attempts, By, LISTED, Pace, Tried, attempts};
 pub use denial::{Denial, Refused};
 pub use rewrite::{Rewrite, patch, rewrites};
-pub use running::Running;
-use running::{GoesOn, Name};
+use running::Name;
+pub use running::{GoesOn, Running};
 pub use subject::{PARTS, Part, Subject};
 
 /// One request.
@@ -65,6 +67,8 @@ pub struct Verdict<'a> {
     pub warnings: Vec<String>,
     /// Revoked images that were let in, and why.
     pub alarms: Vec<String>,
+    /// The same, in a word.
+    pub goes_on: Option<GoesOn>,
     /// What each policy says that covers an image of it.
     pub answers: Vec<(&'a Policy, Answer)>,
 }
@@ -103,7 +107,10 @@ pub fn review<'a>(asked: &Asked<'_>, known: &Known<'a>) -> Verdict<'a> {
         Ruling::Denied => {
             verdict.denial = Some(denial::denial(asked.subject, &images, known.judge.namespace));
         }
-        Ruling::GoesOn(why) => verdict.alarms = denial::alarms(asked.subject, &images, why),
+        Ruling::GoesOn(why) => {
+            verdict.alarms = denial::alarms(asked.subject, &images, why);
+            verdict.goes_on = Some(why);
+        }
         Ruling::Nothing | Ruling::Runs => {}
     }
     verdict.warnings.clone_from(&verdict.alarms);

@@ -125,7 +125,7 @@ impl Standing {
 
 /// Why a revoked image goes on running for now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GoesOn {
+pub enum GoesOn {
     /// Pods of it run, and their workload was not rolled back yet.
     NotRolledBackYet,
     /// Its workload stays as it is: there is nothing to go back to, or its policies say so.

@@ -348,7 +348,7 @@ fn each_policy_answers_by_itself() {
     );
     scene.policies[1].mode = Mode::Enforce;
     let (denial, warnings) = verdict(&scene);
-    assert_eq!((denial.unwrap().refused[0].policy.as_str(), warnings.len()), ("root/warns", 0));
+    assert_eq!((denial.unwrap().refused[0].policy.1.as_str(), warnings.len()), ("warns", 0));
     // What runs is what each of them would let in, too.
     scene.deployment("cart", app, 1);
     assert_eq!(
@@ -473,11 +473,12 @@ fn a_revoked_image_goes_on_only_while_it_runs_and_its_workload_was_not_moved() {
     assert_eq!(scene.pod(app), [Code::Revoked], "no pod with it runs");
     scene.see_pod("cart-1", app);
     assert_eq!(scene.pod(app), []);
-    let (warnings, alarms) = scene.ask("Pod", &object("Pod", app), None, |asked, known| {
+    let (warnings, alarms, goes_on) = scene.ask("Pod", &object("Pod", app), None, |asked, known| {
         let verdict = review(asked, known);
-        (verdict.warnings, verdict.alarms)
+        (verdict.warnings, verdict.alarms, verdict.goes_on)
     });
     assert!(alarms.len() == 1 && alarms[0].contains("CVE-2026-0001") && warnings == alarms, "{alarms:?}");
+    assert_eq!(goes_on, Some(GoesOn::NotRolledBackYet));
     let with_expired: &[(&str, &str)] = &[app[0], ("containers/x", &pinned(9))];
     assert_eq!(scene.pod(with_expired), [Code::Revoked, Code::Unlisted], "not of that release");
     scene.see("cart", &history(&[app]), Some(&live(good, 1)), false);

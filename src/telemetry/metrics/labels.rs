@@ -104,6 +104,15 @@ label! {
     }
 }
 label! {
+    /// Why a revoked image is let in.
+    Alarm "why" {
+        /// It runs, and its workload was not rolled back yet.
+        NotRolledBackYet = "not_rolled_back_yet",
+        /// Its workload stays as it is: there is nothing to go back to, or its policies say so.
+        Stays = "stays",
+    }
+}
+label! {
     /// What became of an action.
     ActionOutcome "outcome" {
         /// The cluster took it.

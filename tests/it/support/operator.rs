@@ -94,10 +94,10 @@ impl<'a> Operator<'a> {
         self.with("COUNTERSIGN_WEBHOOK_ADDR", addr).with("COUNTERSIGN_WEBHOOK_URL", url)
     }
 
-    /// Where the API server asks it, if it does.
-    pub fn webhook_url(&self) -> Option<&str> {
+    /// Where it is asked.
+    pub fn webhook_url(&self) -> &str {
         let url = self.settings.iter().find(|(variable, _)| *variable == "COUNTERSIGN_WEBHOOK_URL");
-        url.map(|(_, url)| url.as_str())
+        &url.expect("it is admitting").1
     }
 
     /// With an environment variable.
