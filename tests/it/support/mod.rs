@@ -10,3 +10,4 @@ pub mod service;
 pub mod ssh;
 pub mod story;
 pub mod trap;
+pub mod way;
