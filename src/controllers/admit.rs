@@ -94,10 +94,8 @@ struct Answer {
 
 impl Answers for Admission {
     async fn answer(&self, request: &Request<Bytes>) -> Response<Bytes> {
-        let asked = match request.uri().path() {
-            VALIDATE => Webhook::Validate,
-            MUTATE => Webhook::Mutate,
-            _ => return plain(StatusCode::NOT_FOUND, "there is /validate and /mutate\n"),
+        let Some(asked) = webhook(request) else {
+            return plain(StatusCode::NOT_FOUND, "there is /validate and /mutate\n");
         };
         let timer = self.metrics.time_review(asked);
         let (uid, answer) = match serde_json::from_slice::<Review>(request.body()) {
@@ -119,6 +117,9 @@ impl Answers for Admission {
     }
 
     fn refuse(&self, refusal: Refusal, request: &Request<Bytes>) -> Response<Bytes> {
+        if let Some(asked) = webhook(request) {
+            self.metrics.reviewed(asked, metrics::Review::Unanswered);
+        }
         if let Refusal::Busy = refusal {
             // Before it gives up, the API server asks again, maybe another replica.
             let mut response = plain(refusal.status(), &format!("{refusal}\n"));
@@ -256,6 +257,14 @@ impl Asking {
         };
         let history = workload.and_then(|id| Some(&memory.histories.get(&id)?.history));
         Asked { subject, object: &self.object, before, history }
+    }
+}
+
+fn webhook(request: &Request<Bytes>) -> Option<Webhook> {
+    match request.uri().path() {
+        VALIDATE => Some(Webhook::Validate),
+        MUTATE => Some(Webhook::Mutate),
+        _ => None,
     }
 }
 

@@ -8,7 +8,7 @@
 //! ```
 
 pub mod admission;
-mod admit;
+pub mod admit;
 pub mod approval;
 mod attempts;
 mod bare;

@@ -136,6 +136,8 @@ impl Components {
             "--service-cluster-ip-range=10.96.0.0/16",
             // A loopback address may not be an endpoint, and nothing here looks for one.
             "--endpoint-reconciler-type=none",
+            // Nothing plays kube-proxy: the Service of a webhook leads to its endpoints, whatever its cluster IP.
+            "--enable-aggregator-routing=true",
             "--allow-privileged=true",
             "--profiling=false",
             "--audit-policy-file=audit-policy.yaml",

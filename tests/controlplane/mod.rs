@@ -46,7 +46,7 @@ use kube::{Api, Client, ResourceExt as _};
 pub use self::{
     audit::{AuditEvent, AuditObject, AuditUser},
     binaries::{CONTROL_PLANE, HELM, KUSTOMIZE, Module, Tool, find_or_build},
-    certificates::Certified,
+    certificates::{Authority, Certified},
     wait::{eventually, within},
 };
 use self::{

@@ -9,7 +9,11 @@ use std::{
     process::Command,
 };
 
-use countersign::domain::workload::KINDS;
+use countersign::{
+    adapters::certificate::SECRET,
+    api::webhooks::{self, Endpoint},
+    domain::workload::KINDS,
+};
 use expect_test::expect_file;
 use serde_json::Value;
 
@@ -39,8 +43,13 @@ fn output(command: &mut Command) -> String {
 
 /// The base as kustomize builds it.
 pub fn base() -> Vec<Value> {
+    built(&deploy("base"))
+}
+
+/// A directory as kustomize builds it.
+fn built(directory: &Path) -> Vec<Value> {
     let kustomize = find_or_build(&[&KUSTOMIZE]).unwrap().remove(KUSTOMIZE.name).unwrap();
-    objects(&output(Command::new(kustomize).arg("build").arg(deploy("base"))))
+    objects(&output(Command::new(kustomize).arg("build").arg(directory)))
 }
 
 /// The chart as Helm renders it, with its definitions.
@@ -112,6 +121,27 @@ const VALUES: &[(&str, &str)] = &[
         "{name: COUNTERSIGN_PRIVATE_GIT_HOSTS, value: {{ join \",\" .Values.privateGitHosts | quote }}}",
     ),
     ("emptyDir: {sizeLimit: 5Gi}", "emptyDir: {sizeLimit: {{ .Values.cacheSize }}}"),
+    (
+        "\n            - {name: COUNTERSIGN_WEBHOOK_ADDR, value: \"0.0.0.0:9443\"}",
+        "\n            - {name: COUNTERSIGN_WEBHOOK_ADDR, value: \"0.0.0.0:9443\"}\
+         \n            {{- with .Values.webhookCertificateSecret }}\
+         \n            - {name: COUNTERSIGN_WEBHOOK_CERT_DIR, value: /etc/countersign/webhook}\
+         \n            {{- end }}",
+    ),
+    (
+        "\n            - {name: tmp, mountPath: /tmp}",
+        "\n            - {name: tmp, mountPath: /tmp}\
+         \n            {{- with .Values.webhookCertificateSecret }}\
+         \n            - {name: webhook-certificate, mountPath: /etc/countersign/webhook, readOnly: true}\
+         \n            {{- end }}",
+    ),
+    (
+        "\n        - {name: tmp, emptyDir: {sizeLimit: 1Gi}}",
+        "\n        - {name: tmp, emptyDir: {sizeLimit: 1Gi}}\
+         \n        {{- with .Values.webhookCertificateSecret }}\
+         \n        - {name: webhook-certificate, secret: {secretName: {{ . | quote }}}}\
+         \n        {{- end }}",
+    ),
 ];
 
 /// If this fails, the chart is not the base any more.
@@ -201,8 +231,7 @@ fn the_documented_overlay_names_its_image_wherever_it_is_named() {
         })
         .collect();
     fs::write(directory.path().join("kustomization.yaml"), overlay).unwrap();
-    let kustomize = find_or_build(&[&KUSTOMIZE]).unwrap().remove(KUSTOMIZE.name).unwrap();
-    let built = by_identity(objects(&output(Command::new(kustomize).arg("build").arg(directory.path()))));
+    let built = by_identity(self::built(directory.path()));
     let of = |kind: &str, name: &str| &built[&(kind.to_owned(), name.to_owned())]["spec"];
     let image = format!("registry.internal/countersign@{digest}");
     assert_eq!(of("Deployment", "countersign")["template"]["spec"]["containers"][0]["image"], image.as_str());
@@ -212,6 +241,80 @@ fn the_documented_overlay_names_its_image_wherever_it_is_named() {
     let policy = &chart[&("ValidatingAdmissionPolicy".to_owned(), "countersign-root".to_owned())];
     let expression = format!("[\"{image}\",\"registry.example/mesh:1\"]");
     assert_eq!(policy["spec"]["variables"][0]["expression"], expression.as_str());
+}
+
+/// If this fails, the API server asks where nobody answers, and nothing can be created any more.
+#[test]
+fn the_service_leads_to_where_admission_is_served() {
+    let base = by_identity(base());
+    let of = |kind: &str, name: &str| &base[&(kind.to_owned(), name.to_owned())]["spec"];
+    let container = &of("Deployment", "countersign")["template"]["spec"]["containers"][0];
+    let named = |list: &str, name: &str| {
+        let list = container[list].as_array().unwrap();
+        list.iter().find(|entry| entry["name"] == name).unwrap().clone()
+    };
+    assert_eq!(named("env", "COUNTERSIGN_WEBHOOK_ADDR")["value"], "0.0.0.0:9443");
+    assert_eq!(named("ports", "webhook")["containerPort"], 9443);
+    let service = of("Service", webhooks::SERVICE);
+    assert_eq!(service["ports"][0]["port"], 443);
+    assert_eq!(service["ports"][0]["targetPort"], "webhook");
+    let pods = &of("Deployment", "countersign")["template"]["metadata"]["labels"];
+    for selector in [
+        &service["selector"],
+        &of("PodDisruptionBudget", "countersign")["selector"]["matchLabels"],
+        &of("NetworkPolicy", "countersign")["podSelector"]["matchLabels"],
+    ] {
+        let labels = selector.as_object().unwrap();
+        assert!(!labels.is_empty() && labels.iter().all(|(key, value)| pods[key] == *value), "{selector}");
+    }
+    let open = of("NetworkPolicy", "countersign")["ingress"][0]["ports"].as_array().unwrap();
+    assert!(open.contains(&serde_json::json!({"protocol": "TCP", "port": 9443})), "{open:?}");
+    // While one is away, the other answers.
+    assert!(of("Deployment", "countersign")["replicas"].as_u64().unwrap() >= 2);
+    assert_eq!(of("PodDisruptionBudget", "countersign")["maxUnavailable"], 1);
+}
+
+/// If this fails, who lets cert-manager make the certificate has a webhook that API servers do not trust.
+#[test]
+fn cert_manager_makes_the_certificate_that_is_mounted_for_the_name_that_is_called() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cert-manager");
+    let mut built = by_identity(self::built(&example));
+    let deployment = ("Deployment".to_owned(), "countersign".to_owned());
+    let mut take = |kind: &str, name: &str| built.remove(&(kind.to_owned(), name.to_owned())).unwrap();
+    let certificate = take("Certificate", webhooks::SERVICE);
+    let names = serde_json::to_value(Endpoint::Service.names("countersign-system")).unwrap();
+    assert_eq!(certificate["spec"]["dnsNames"], names);
+    let secret = certificate["spec"]["secretName"].as_str().unwrap();
+    // The operator's own, which uninstalling deletes.
+    assert_ne!(secret, SECRET);
+    let issuer = take("Issuer", certificate["spec"]["issuerRef"]["name"].as_str().unwrap());
+    let authority = take("Certificate", "countersign-webhook-ca");
+    assert_eq!(issuer["spec"]["ca"]["secretName"], authority["spec"]["secretName"]);
+    take("Issuer", authority["spec"]["issuerRef"]["name"].as_str().unwrap());
+    // Nothing else is other than in the base but the Deployment, and that is what the chart makes of the same wish.
+    let pod = &built[&deployment]["spec"]["template"]["spec"];
+    let volume =
+        pod["volumes"].as_array().unwrap().iter().find(|volume| volume["secret"]["secretName"] == secret);
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    let mount = mounts.iter().find(|mount| mount["name"] == volume.unwrap()["name"]).unwrap();
+    let env = pod["containers"][0]["env"].as_array().unwrap();
+    let directory = env.iter().find(|variable| variable["name"] == "COUNTERSIGN_WEBHOOK_CERT_DIR").unwrap();
+    assert_eq!(directory["value"], mount["mountPath"]);
+    let mut chart = by_identity(chart(&[&format!("webhookCertificateSecret={secret}")]));
+    built.remove(&("Namespace".to_owned(), "countersign-system".to_owned())).unwrap();
+    let sorted = |object: &mut Value| {
+        let pod = &mut object["spec"]["template"]["spec"];
+        for list in ["/containers/0/env", "/containers/0/volumeMounts", "/volumes"] {
+            let list = pod.pointer_mut(list).unwrap().as_array_mut().unwrap();
+            list.sort_by_key(|entry| entry["name"].to_string());
+        }
+    };
+    sorted(built.get_mut(&deployment).unwrap());
+    sorted(chart.get_mut(&deployment).unwrap());
+    assert_eq!(built.keys().collect::<Vec<_>>(), chart.keys().collect::<Vec<_>>());
+    for (identity, object) in &built {
+        assert_eq!(&chart[identity], object, "{identity:?}");
+    }
 }
 
 #[test]

@@ -24,9 +24,10 @@ use serde_json::{Value, json};
 use crate::{
     controlplane::{Audit, ControlPlane, Options, eventually},
     deploy::{base, deploy},
-    installed::{api_of, apply_base, operator_with_its_own_rights},
+    installed::{api_of, apply_base, operator_as_installed},
     support::{
-        operator::ROOT,
+        operator::{Operator, ROOT},
+        registrar::webhooks,
         scene::{SOON, Scene},
     },
 };
@@ -194,17 +195,44 @@ async fn the_rights_are_the_golden_ones(plane: &ControlPlane) {
     expect_file![deploy("rights.txt")].assert_eq(&text);
 }
 
+async fn admission_is_asked_through_the_service(
+    plane: &ControlPlane,
+    operator: &Operator<'_>,
+    scene: &Scene,
+) {
+    for kind in ["Validating", "Mutating"] {
+        for webhook in webhooks(plane, kind).await.unwrap().as_array().unwrap() {
+            let client = &webhook["clientConfig"];
+            let leads = json!({"namespace": ROOT, "name": "countersign-webhook", "port": 443,
+                "path": client["service"]["path"]});
+            assert!(client["service"] == leads && client.get("url").is_none(), "{client}");
+        }
+    }
+    let why = scene.asks_for_pod("unlisted", &scene.pin(9)).await.unwrap_err();
+    assert!(why.contains("denied the request") && why.contains(&scene.pin(9)), "{why}");
+    assert_eq!(scene.asks_for_pod("pinned", &scene.pin(0)).await, Ok(scene.pin(0)));
+    assert_eq!(scene.asks_for_pod("tagged", &scene.tag(0)).await, Ok(scene.pin(0)));
+    let other = scene.object("Deployment", "unlisted", &scene.pin(9), json!({}));
+    scene.asks_for(&other).await.unwrap_err();
+    for (answer, at_least) in [("validate\",answer=\"denied", 2.0), ("mutate\",answer=\"rewritten", 1.0)] {
+        let series = format!("countersign_admission_reviews_total{{webhook=\"{answer}\"}}");
+        assert!(operator.metric(&series).await.unwrap() >= at_least, "{}", operator.metrics().await.unwrap());
+    }
+    assert_eq!(operator.metric("countersign_webhook_registered ").await.unwrap(), 1.0);
+}
+
 /// Everything the operator does, once.
 async fn the_operator_needs_nothing_else(plane: &ControlPlane) {
-    let operator = operator_with_its_own_rights(plane, "countersign").await;
+    let operator = operator_as_installed(plane, "countersign").await;
     operator.restart().await;
-    let scene = Scene::on(plane, "rights").await;
+    let scene = Scene::guarded_on(plane, "rights").await;
     scene.file_approvals([0, 1]);
     scene.put("config.yaml", &scene.config_map("old", "1"));
     for kind in ["Deployment", "StatefulSet", "DaemonSet", "CronJob"] {
         scene.write(&format!("{kind}.yaml"), &scene.workload(kind, "cart", &scene.tag(0)));
     }
     scene.push("one of each kind").await;
+    admission_is_asked_through_the_service(plane, &operator, &scene).await;
     // One that git does not own.
     scene.apply(&scene.object("Deployment", "other", &scene.pin(0), json!({}))).await;
     let owned = ["Deployment", "StatefulSet", "DaemonSet"];

@@ -1,22 +1,28 @@
 //! An installation from `deploy/base`, and the product's own commands beside it.
 
 use std::{
+    net::SocketAddr,
     process::{Command, Output},
     time::Duration,
 };
 
 use anyhow::ensure;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::{
     Api,
-    api::{DynamicObject, Patch, PatchParams},
+    api::{DynamicObject, ListParams, Patch, PatchParams},
     core::{ApiResource, GroupVersionKind},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     controlplane::{ControlPlane, eventually},
     deploy::base,
-    support::operator::{Operator, ROOT},
+    support::{
+        operator::{Operator, ROOT, free_port},
+        scene::SOON,
+        service::{lead_service_to, own_address},
+    },
 };
 
 /// The kinds of the base and of the guides, and their resources.
@@ -75,12 +81,50 @@ async fn is_true(plane: &ControlPlane, object: &Value, condition: &str) {
     .await;
 }
 
-/// An operator with the rights of the base's service account, as its pod has.
-pub async fn operator_with_its_own_rights<'a>(plane: &'a ControlPlane, name: &'static str) -> Operator<'a> {
+/// An operator as a pod of the base's Deployment has it: with its environment, the rights of its account, and asked through its
+/// Service.
+pub async fn operator_as_installed<'a>(plane: &'a ControlPlane, name: &'static str) -> Operator<'a> {
+    let deployment = base().into_iter().find(|object| object["kind"] == "Deployment").unwrap();
+    no_pods_are_played(plane, &deployment).await;
     let kubeconfig = plane.service_account_kubeconfig(ROOT, "countersign").await.unwrap();
-    Operator::named(plane, name)
-        .with("KUBECONFIG", kubeconfig.display().to_string())
-        .with("COUNTERSIGN_APPLIER", "countersign-applier")
+    let mut operator = Operator::named(plane, name).with("KUBECONFIG", kubeconfig.display().to_string());
+    let variables = deployment.pointer("/spec/template/spec/containers/0/env").unwrap();
+    for variable in variables.as_array().unwrap() {
+        let Some(value) = variable["value"].as_str() else { continue };
+        operator = match variable["name"].as_str().unwrap() {
+            // Beside a control plane there are neither volumes nor addresses of a pod's own.
+            "COUNTERSIGN_CACHE_DIR"
+            | "COUNTERSIGN_METRICS_ADDR"
+            | "COUNTERSIGN_RECEIVER_ADDR"
+            | "COUNTERSIGN_PRIVATE_GIT_HOSTS" => operator,
+            variable @ "COUNTERSIGN_WEBHOOK_ADDR" => {
+                let at = SocketAddr::new(own_address(), free_port());
+                lead_service_to(plane, name, at).await;
+                operator.with(variable, at.to_string())
+            }
+            variable => operator.with(variable, value),
+        };
+    }
+    operator
+}
+
+/// From here on the real binary is the operator: where its pods are played, the Service would lead to nobody.
+async fn no_pods_are_played(plane: &ControlPlane, deployment: &Value) {
+    let deployments = api_of(plane, deployment);
+    if deployments.get_opt("countersign").await.unwrap().is_some() {
+        let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
+        deployments.patch("countersign", &PatchParams::default(), &none).await.unwrap();
+    }
+    let slices: Api<EndpointSlice> = Api::namespaced(plane.client(), ROOT);
+    let of_pods = ListParams::default().labels(
+        "kubernetes.io/service-name=countersign-webhook,endpointslice.kubernetes.io/managed-by=endpointslice-controller.k8s.io",
+    );
+    eventually("the Service leads to no pod", SOON, async || {
+        let found = slices.list(&of_pods).await?.items;
+        ensure!(!found.is_empty() && found.iter().all(|slice| slice.endpoints.is_empty()), "{found:?}");
+        Ok(())
+    })
+    .await;
 }
 
 /// A command of the product, with all rights.

@@ -2,15 +2,16 @@
 
 use anyhow::ensure;
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     deploy::base,
-    installed::{api_of, apply_base, command, name_of, operator_with_its_own_rights, run},
+    installed::{api_of, apply_base, command, name_of, operator_as_installed, run},
     support::{
         operator::{Operator, ROOT},
+        registrar::registered_names,
         scene::{SOON, Scene},
     },
 };
@@ -18,7 +19,7 @@ use crate::{
 /// An installation whose operator has taken 1.1 back in a Deployment.
 async fn held<'a>(plane: &'a ControlPlane, name: &str) -> (Operator<'a>, Scene) {
     apply_base(plane).await;
-    let operator = operator_with_its_own_rights(plane, "countersign").await;
+    let operator = operator_as_installed(plane, "countersign").await;
     operator.restart().await;
     let scene = Scene::on(plane, name).await;
     scene.approve(&[0, 1]).await;
@@ -65,8 +66,8 @@ async fn uninstalling_touches_no_workload_and_keeps_what_is_known() {
     let (operator, scene) = held(&plane, "uninstall").await;
     let before = asked(&scene).await;
     let secrets: Api<Secret> = Api::namespaced(plane.client(), ROOT);
-    let certificate = serde_json::from_value(json!({"metadata": {"name": "countersign-webhook"}})).unwrap();
-    secrets.create(&PostParams::default(), &certificate).await.unwrap();
+    assert!(secrets.get_opt("countersign-webhook").await.unwrap().is_some(), "nothing was served");
+    assert_eq!(registered_names(&plane).await.len(), 2);
     let uninstall = tokio::spawn(run(command(&plane, &["uninstall"])));
     let deployment = base().into_iter().find(|object| object["kind"] == "Deployment").unwrap();
     eventually("the Deployment is deleted first", SOON, async || {
@@ -74,6 +75,8 @@ async fn uninstalling_touches_no_workload_and_keeps_what_is_known() {
         Ok(())
     })
     .await;
+    // Before that: whatever is created from here on waits for nobody's answer.
+    assert_eq!(registered_names(&plane).await, Vec::<String>::new());
     // While it acts it would set its finalizers again: they are taken off after it ended.
     assert!(!uninstall.is_finished());
     let approval = scene.approvals().get(&scene.approval_name(1)).await.unwrap();
@@ -99,7 +102,7 @@ async fn uninstalling_touches_no_workload_and_keeps_what_is_known() {
 
     // It comes back as if it had been away.
     apply_base(&plane).await;
-    let operator = operator_with_its_own_rights(&plane, "countersign").await;
+    let operator = operator_as_installed(&plane, "countersign").await;
     operator.restart().await;
     scene.poke().await;
     scene.held_at("Deployment", "cart", &scene.pin(0)).await;
@@ -142,7 +145,7 @@ async fn a_backup_brings_holds_releases_and_revocations_back() {
     apply_base(&plane).await;
     let said = run(command(&plane, &["restore", file.to_str().unwrap()])).await;
     assert_eq!(said, "restored 1 histories, 1 revocations and 1 parts of inventories\n");
-    let operator = operator_with_its_own_rights(&plane, "countersign").await;
+    let operator = operator_as_installed(&plane, "countersign").await;
     operator.restart().await;
     scene.follow(json!({})).await;
     scene.synced().await;

@@ -11,6 +11,7 @@
 
 mod admission;
 mod admission_away;
+mod admission_faults;
 mod certify;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;
@@ -34,6 +35,7 @@ mod lifecycle;
 mod loop_closed;
 mod manifest;
 mod metrics;
+mod mounted;
 mod outside;
 mod overlays;
 mod probes;

@@ -90,6 +90,8 @@ label! {
         Rewritten = "rewritten",
         /// It does not pass.
         Denied = "denied",
+        /// It is not judged: too much is asked at once, it is too large, it comes too late, or there is a bug.
+        Unanswered = "unanswered",
     }
 }
 label! {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{client_of, rights};
 use crate::{
     controlplane::{AuditEvent, ControlPlane, eventually},
-    installed::{api_of, name_of, operator_with_its_own_rights},
+    installed::{api_of, name_of, operator_as_installed},
     support::{
         operator::ROOT,
         repo::{GitHttp, Repo},
@@ -103,7 +103,7 @@ pub async fn needs_only_what_the_guide_says(plane: &ControlPlane) {
     let namespace = serde_json::from_value(json!({"metadata": {"name": TEAM}})).unwrap();
     namespaces.create(&PostParams::default(), &namespace).await.unwrap();
     plane.kill("countersign").unwrap();
-    let operator = operator_with_its_own_rights(plane, "countersign").await;
+    let operator = operator_as_installed(plane, "countersign").await;
     operator.restart().await;
     let scene = Scene::at(plane, TEAM.to_owned()).await;
     scene.file_approvals([0, 1, 2]);

@@ -6,6 +6,8 @@ pub mod operator;
 pub mod registrar;
 pub mod repo;
 pub mod scene;
+pub mod service;
 pub mod ssh;
 pub mod story;
 pub mod trap;
+pub mod way;

@@ -20,7 +20,7 @@ pub struct Operator<'a> {
     plane: &'a ControlPlane,
     name: &'static str,
     program: PathBuf,
-    settings: Vec<(&'static str, String)>,
+    settings: Vec<(String, String)>,
     pub metrics_port: u16,
     pub receiver_port: u16,
 }
@@ -63,7 +63,8 @@ impl<'a> Operator<'a> {
     /// One of several, with its own name and cache, and the defaults of the product.
     pub fn named(plane: &'a ControlPlane, name: &'static str) -> Self {
         let cache = if name == "countersign" { "cache".to_owned() } else { format!("cache-{name}") };
-        let settings = vec![("COUNTERSIGN_CACHE_DIR", plane.directory().join(cache).display().to_string())];
+        let cache = plane.directory().join(cache).display().to_string();
+        let settings = vec![("COUNTERSIGN_CACHE_DIR".to_owned(), cache)];
         Self {
             plane,
             name,
@@ -101,8 +102,8 @@ impl<'a> Operator<'a> {
     }
 
     /// With an environment variable.
-    pub fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
-        self.settings.push((variable, value.into()));
+    pub fn with(mut self, variable: &str, value: impl Into<String>) -> Self {
+        self.settings.push((variable.to_owned(), value.into()));
         self
     }
 
@@ -212,6 +213,6 @@ impl<'a> Operator<'a> {
     }
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
