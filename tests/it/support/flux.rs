@@ -90,6 +90,12 @@ impl<'a> Flux<'a> {
         self.api("GitRepository").patch_status("shop", &PatchParams::default(), &status).await.unwrap();
     }
 
+    /// Makes Flux reconcile as often as it can: it does not look at the health of what it applied.
+    pub async fn hurries(&self) {
+        let patch = Patch::Merge(json!({"spec": {"wait": false, "interval": "200ms"}}));
+        self.api("Kustomization").patch("shop", &PatchParams::default(), &patch).await.unwrap();
+    }
+
     /// Waits until Flux has applied the newest commit and says that it is ready.
     pub async fn is_ready(&self) {
         let head = format!("main@sha1:{}", self.repo.head());
