@@ -24,8 +24,9 @@ pub struct Tool {
     pub module: &'static Module,
     /// Its Go package.
     pub package: &'static str,
-    /// The oldest (major, minor) release that is good enough when the program is already installed.
-    pub oldest: (u32, u32),
+    /// The oldest (major, minor) release that is good enough when the program is already installed. None for a program that
+    /// does not say its version: it is always built.
+    pub oldest: Option<(u32, u32)>,
     /// How long a build from nothing takes on two cores, for the progress line.
     pub build_time: &'static str,
 }
@@ -89,11 +90,29 @@ const HELM_MODULE: Module = Module {
     ldflags: "-s -w",
 };
 
+const KUSTOMIZE_CONTROLLER_MODULE: Module = Module {
+    name: "kustomize-controller",
+    path: "github.com/fluxcd/kustomize-controller",
+    go_mod: include_str!("tools/kustomize-controller/go.mod"),
+    go_sum: include_str!("tools/kustomize-controller/go.sum"),
+    ldflags: "-s -w",
+};
+
+const GITOPS_ENGINE_MODULE: Module = Module {
+    name: "gitops-engine",
+    path: "github.com/argoproj/argo-cd/gitops-engine",
+    go_mod: include_str!("tools/gitops-engine/go.mod"),
+    go_sum: include_str!("tools/gitops-engine/go.sum"),
+    ldflags: "-s -w",
+};
+
+const OLDEST_KUBERNETES: (u32, u32) = (1, 33);
+
 pub const ETCD: Tool = Tool {
     name: "etcd",
     module: &ETCD_MODULE,
     package: "go.etcd.io/etcd/server/v3",
-    oldest: (3, 5),
+    oldest: Some((3, 5)),
     build_time: "40 seconds",
 };
 
@@ -101,7 +120,7 @@ pub const APISERVER: Tool = Tool {
     name: "kube-apiserver",
     module: &KUBERNETES_MODULE,
     package: "k8s.io/kubernetes/cmd/kube-apiserver",
-    oldest: (1, 33),
+    oldest: Some(OLDEST_KUBERNETES),
     build_time: "5 minutes",
 };
 
@@ -109,7 +128,7 @@ pub const CONTROLLER_MANAGER: Tool = Tool {
     name: "kube-controller-manager",
     module: &KUBERNETES_MODULE,
     package: "k8s.io/kubernetes/cmd/kube-controller-manager",
-    oldest: (1, 33),
+    oldest: Some(OLDEST_KUBERNETES),
     build_time: "1 minute",
 };
 
@@ -117,7 +136,7 @@ pub const SCHEDULER: Tool = Tool {
     name: "kube-scheduler",
     module: &KUBERNETES_MODULE,
     package: "k8s.io/kubernetes/cmd/kube-scheduler",
-    oldest: (1, 33),
+    oldest: Some(OLDEST_KUBERNETES),
     build_time: "10 seconds",
 };
 
@@ -125,7 +144,7 @@ pub const KWOK: Tool = Tool {
     name: "kwok",
     module: &KWOK_MODULE,
     package: "sigs.k8s.io/kwok/cmd/kwok",
-    oldest: (0, 8),
+    oldest: Some((0, 8)),
     build_time: "90 seconds",
 };
 
@@ -134,7 +153,7 @@ pub const KUSTOMIZE: Tool = Tool {
     name: "kustomize",
     module: &KUSTOMIZE_MODULE,
     package: "sigs.k8s.io/kustomize/kustomize/v5",
-    oldest: (5, 8),
+    oldest: Some((5, 8)),
     build_time: "15 seconds",
 };
 
@@ -142,7 +161,25 @@ pub const HELM: Tool = Tool {
     name: "helm",
     module: &HELM_MODULE,
     package: "helm.sh/helm/v3/cmd/helm",
-    oldest: (3, 22),
+    oldest: Some((3, 22)),
+    build_time: "2 minutes",
+};
+
+/// What applies in Flux.
+pub const KUSTOMIZE_CONTROLLER: Tool = Tool {
+    name: "kustomize-controller",
+    module: &KUSTOMIZE_CONTROLLER_MODULE,
+    package: "github.com/fluxcd/kustomize-controller",
+    oldest: None,
+    build_time: "6 minutes",
+};
+
+/// What applies in Argo CD, as a program of its own.
+pub const GITOPS_AGENT: Tool = Tool {
+    name: "gitops-agent",
+    module: &GITOPS_ENGINE_MODULE,
+    package: "github.com/argoproj/argo-cd/gitops-engine/agent",
+    oldest: None,
     build_time: "2 minutes",
 };
 
@@ -170,10 +207,13 @@ pub fn find_or_build(tools: &[&'static Tool]) -> anyhow::Result<BTreeMap<&'stati
 fn installed(tools: &[&Tool]) -> Option<PathBuf> {
     let assets = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
+    let oldest: Option<Vec<_>> = tools.iter().map(|tool| tool.oldest).collect();
+    let oldest = oldest?;
     assets.into_iter().chain(std::env::split_paths(&path)).find(|directory| {
         let releases: Option<Vec<_>> = tools
             .iter()
-            .map(|tool| release(&directory.join(tool.name)).filter(|at| *at >= tool.oldest))
+            .zip(&oldest)
+            .map(|(tool, oldest)| release(&directory.join(tool.name)).filter(|at| at >= oldest))
             .collect();
         releases.is_some_and(|releases| releases.windows(2).all(|pair| pair[0] == pair[1]))
     })
@@ -277,7 +317,7 @@ fn check_go(home: &Path, tool: &Tool) -> anyhow::Result<()> {
         "Go {}.{} or newer builds {} and its companions, once. Install it from https://go.dev/dl, or set \
          KUBEBUILDER_ASSETS to a directory that has etcd, kube-apiserver, kube-controller-manager, \
          kube-scheduler ({}.{} or newer) and kwok",
-        NEEDED.0, NEEDED.1, tool.name, APISERVER.oldest.0, APISERVER.oldest.1
+        NEEDED.0, NEEDED.1, tool.name, OLDEST_KUBERNETES.0, OLDEST_KUBERNETES.1
     );
     let output = match Command::new("go").arg("version").current_dir(home).output() {
         Ok(output) => output,

@@ -45,7 +45,9 @@ use kube::{Api, Client, ResourceExt as _};
 #[allow(unused_imports, reason = "each of the crates that include this module uses a part")]
 pub use self::{
     audit::{AuditEvent, AuditObject, AuditUser},
-    binaries::{CONTROL_PLANE, HELM, KUSTOMIZE, Module, Tool, find_or_build},
+    binaries::{
+        CONTROL_PLANE, GITOPS_AGENT, HELM, KUSTOMIZE, KUSTOMIZE_CONTROLLER, Module, Tool, find_or_build,
+    },
     certificates::{Authority, Certified},
     wait::{eventually, within},
 };

@@ -12,6 +12,9 @@
 mod admission;
 mod admission_away;
 mod admission_faults;
+mod beside_argo;
+mod beside_flux;
+mod beside_helm;
 mod certify;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;

@@ -1,5 +1,7 @@
 //! What the tests stand on.
 
+pub mod beside;
+pub mod flux;
 pub mod guarded;
 pub mod manifests;
 pub mod operator;
