@@ -12,6 +12,8 @@
 mod admission;
 mod admission_away;
 mod admission_faults;
+mod admission_fuzz;
+mod admission_matrix;
 mod beside_argo;
 mod beside_flux;
 mod beside_helm;
