@@ -11,6 +11,10 @@
 
 mod admission;
 mod admission_away;
+mod admission_forged;
+mod admission_goes_on;
+mod admission_killed;
+mod admission_undo;
 mod certify;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;
