@@ -12,8 +12,12 @@
 mod admission;
 mod admission_away;
 mod admission_faults;
+mod admission_forged;
 mod admission_fuzz;
+mod admission_goes_on;
+mod admission_killed;
 mod admission_matrix;
+mod admission_undo;
 mod beside_argo;
 mod beside_flux;
 mod beside_helm;

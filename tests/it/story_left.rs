@@ -1,11 +1,7 @@
 //! Rollbacks that do not reach every pod by themselves: what is left is seen to, or respected and said.
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api,
-    api::{DeleteParams, ListParams},
-};
+use kube::api::{DeleteParams, ListParams};
 use serde_json::{Value, json};
 
 use crate::{
@@ -17,10 +13,6 @@ use crate::{
 };
 
 impl Scene {
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
     /// Waits until the pods of a workload run these images, the first ordinal first, and are ready.
     async fn pods_run(&self, app: &str, images: &[String]) {
         eventually(&format!("the pods of {app} run {images:?}"), SOON, async || {

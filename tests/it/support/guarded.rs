@@ -82,6 +82,17 @@ impl Scene {
             Err(error) => panic!("{error}"),
         }
     }
+
+    /// Asks as kubectl does; answers with what is stored or why not, and with what kubectl warns of.
+    pub async fn hears(&self, request: http::Request<Vec<u8>>) -> (Result<Value, String>, Vec<String>) {
+        let response = self.client.send(request.map(Into::into)).await.unwrap();
+        let is_done = response.status().is_success();
+        let warnings = response.headers().get_all("warning").iter();
+        let warnings = warnings.map(|warning| warning.to_str().unwrap().to_owned()).collect();
+        let body = response.into_body().collect_bytes().await.unwrap();
+        let said: Value = serde_json::from_slice(&body).unwrap();
+        (if is_done { Ok(said) } else { Err(at(&said, "/message").to_string()) }, warnings)
+    }
 }
 
 /// To ask without an effect.

@@ -5,6 +5,7 @@ pub mod flux;
 pub mod guarded;
 pub mod manifests;
 pub mod operator;
+pub mod pods;
 pub mod raw;
 pub mod registrar;
 pub mod repo;
