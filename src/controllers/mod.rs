@@ -10,7 +10,7 @@
 pub mod admission;
 pub mod admit;
 pub mod approval;
-mod attempts;
+pub mod attempts;
 mod bare;
 pub mod certify;
 mod changes;

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
-    story_custom::{CLONE_SETS, ROLLOUTS, SERVICES, create_definition},
     support::{
+        configured::{CLONE_SETS, ROLLOUTS, SERVICES, create_definition},
         operator::{ROOT, install},
         registrar::{self, COUNTS, Registering},
         scene::SOON,

@@ -14,7 +14,7 @@ use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
 use countersign::{
     adapters::certificate::make,
-    controllers::{admit::Admission, memory::Memory},
+    controllers::{admit::Admission, attempts::Denied, memory::Memory},
     domain::certificate::Terms,
     telemetry::{
         Metrics,
@@ -503,6 +503,7 @@ async fn asked_too_much_it_says_so_at_once_and_the_api_server_asks_again() {
             root: ROOT.to_owned(),
             user: "operator".to_owned(),
             metrics: Metrics::new(),
+            denied: Denied::default(),
         },
         go: Semaphore::new(0),
         waiting: AtomicUsize::new(0),

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 
 use self::{
-    bend::{Bent, Bender},
+    bend::{Bender, Bent},
     dice::Dice,
     read::Approvals,
 };
@@ -35,7 +35,8 @@ const REQUESTS: u64 = 6000;
 const AT_ONCE: usize = 16;
 
 /// Which objects are there to be changed.
-const BASES: [(&str, &str); 4] = [("Pod", "base"), ("Pod", "stale"), ("Deployment", "base"), ("Rollout", "base")];
+const BASES: [(&str, &str); 4] =
+    [("Pod", "base"), ("Pod", "stale"), ("Deployment", "base"), ("Rollout", "base")];
 
 struct Fuzz {
     scene: Scene,
@@ -63,10 +64,13 @@ impl Fuzz {
         let hub = format!("docker.io/library/{}", scene.namespace);
         scene.file_approvals([0, 1, 3]);
         scene.file_revocation(2, "CVE-2026-0001");
-        scene.put("approvals/hub.yaml", &with(
-            scene.approval_with(4, json!({"image": hub})),
-            json!({"metadata": {"name": format!("{}-hub", scene.namespace)}}),
-        ));
+        scene.put(
+            "approvals/hub.yaml",
+            &with(
+                scene.approval_with(4, json!({"image": hub})),
+                json!({"metadata": {"name": format!("{}-hub", scene.namespace)}}),
+            ),
+        );
         scene.push("approve").await;
         let known = [scene.pin(0), scene.pin(1), scene.pin(3), format!("{hub}@{}", scene.digest(4))];
         for image in &known {
@@ -127,17 +131,26 @@ impl Fuzz {
             (6, Verb::Apply),
         ];
         let verb = *dice.weighted(&verbs);
-        let name = if verb.is_new() { "fuzz" } else if row.is_pod() && dice.chance(30) { "stale" } else { "base" };
+        let name = if verb.is_new() {
+            "fuzz"
+        } else if row.is_pod() && dice.chance(30) {
+            "stale"
+        } else {
+            "base"
+        };
         let base = self.bases.get_key_value(&(kind, name)).map(|(key, _)| *key);
         let part = match (kind, verb.is_new()) {
             (_, true) => "",
-            ("Pod", _) => *dice.weighted(&[(50, ""), (30, "/ephemeralcontainers"), (12, "/resize"), (8, "/status")]),
+            ("Pod", _) => {
+                *dice.weighted(&[(50, ""), (30, "/ephemeralcontainers"), (12, "/resize"), (8, "/status")])
+            }
             _ => *dice.weighted(&[(90, ""), (10, "/status")]),
         };
         let live = base.and_then(|key| self.bases.get(&key));
         let bent = self.bender.bent(&mut dice, row, verb, name, part, live);
         let at = if verb == Verb::Create { String::new() } else { format!("/{name}{part}") };
-        let validation = dice.weighted(&[(80, ""), (15, "&fieldValidation=Ignore"), (5, "&fieldValidation=Strict")]);
+        let validation =
+            dice.weighted(&[(80, ""), (15, "&fieldValidation=Ignore"), (5, "&fieldValidation=Strict")]);
         let force = if bent.content_type.contains("apply") { "&force=true&fieldManager=fuzz" } else { "" };
         let request = Request {
             method: verb.method(),

@@ -331,7 +331,8 @@ impl Stage {
         scene.write("policy.yaml", &policy);
         scene.file_approvals([0, 1, 3]);
         scene.file_revocation(4, "CVE-2026-0001");
-        let file = |n: u8, over: Value| scene.put(&format!("approvals/{n}.yaml"), &scene.approval_with(n, over));
+        let file =
+            |n: u8, over: Value| scene.put(&format!("approvals/{n}.yaml"), &scene.approval_with(n, over));
         file(5, json!({"expiresAt": "2026-01-02T00:00:00Z"}));
         file(7, json!({"approvedAt": "2099-01-01T00:00:00Z"}));
         scene.push("every standing").await;
@@ -450,7 +451,9 @@ impl Stage {
             Some(format!("{cell}: expected {verdict:?}; {what}: {code} {text} {told:?}"))
         };
         let policy = format!("{ROOT}/{}", self.scene.namespace);
-        let missing = |text: &str, parts: &[&str]| parts.iter().find(|part| !text.contains(*part)).map(|part| format!("{part} is not said"));
+        let missing = |text: &str, parts: &[&str]| {
+            parts.iter().find(|part| !text.contains(*part)).map(|part| format!("{part} is not said"))
+        };
         match (&verdict, answer.outcome()) {
             (Verdict::In(image) | Verdict::Warned(image, _), Outcome::Accepted) => {
                 let found = cell.image_in(&answer.body);
@@ -524,9 +527,9 @@ impl Stage {
     /// Asks for the cells without an effect, many at once; answers with what is wrong.
     async fn dry(&self, named: &[Named]) -> Vec<String> {
         let bases = self.bases(true).await;
-        let cells = bases.iter().flat_map(|(row, live)| {
-            Cell::of(row, named, true).into_iter().map(move |cell| (cell, live))
-        });
+        let cells = bases
+            .iter()
+            .flat_map(|(row, live)| Cell::of(row, named, true).into_iter().map(move |cell| (cell, live)));
         let problems = stream::iter(cells).map(async |(cell, live)| {
             let answer = self.raw.send(&self.request(&cell, live)).await;
             self.problem(&cell, &answer)
@@ -615,8 +618,7 @@ async fn who_tries_a_policy_out_is_told_or_counted_and_never_stopped() {
     let stage = Stage::new("audits", Asks::Audits).await;
     let operator = guarding_operator().await;
     let count = async |verdict: &str| {
-        let series =
-            format!("countersign_admission_verdicts_total{{mode=\"Audit\",verdict=\"{verdict}\"}}");
+        let series = format!("countersign_admission_verdicts_total{{mode=\"Audit\",verdict=\"{verdict}\"}}");
         operator.metric(&series).await.unwrap()
     };
     let before = (count("Permitted").await, count("NotPermitted").await);
@@ -687,11 +689,8 @@ async fn what_changes_no_image_passes_whatever_became_of_the_image() {
         let put = with(live.clone(), json!({"metadata": {"labels": {"put": "1"}}}));
         let mut put = replacing(row, put);
         let applied = applied.await;
-        put["metadata"]["resourceVersion"] = if row.is_custom() {
-            applied.body["metadata"]["resourceVersion"].clone()
-        } else {
-            Value::Null
-        };
+        put["metadata"]["resourceVersion"] =
+            if row.is_custom() { applied.body["metadata"]["resourceVersion"].clone() } else { Value::Null };
         let put = send(row, "PUT", "/base?dryRun=All", "application/json", &put).await;
         for (what, answer) in [("apply", applied), ("put", put)] {
             if answer.outcome() != Outcome::Accepted {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     controlplane::{self, ControlPlane, Options, eventually},
-    installed::{apply_base, operator_with_its_own_rights},
+    installed::{apply_base, operator_as_installed},
     leader::leads,
     support::{
         guarded::{dry_run, guarding_operator},
@@ -209,10 +209,10 @@ async fn asks(operator: &Operator<'_>, bundle: &[u8], scene: &Scene, user: &str)
 async fn what_every_replica_denied_is_in_one_summary() {
     let plane = ControlPlane::start(Options::default()).unwrap();
     apply_base(&plane).await;
-    let first = operator_with_its_own_rights(&plane, "first").await.admitting();
+    let first = operator_as_installed(&plane, "first").await.admitting();
     first.restart().await;
     leads(&first).await;
-    let second = operator_with_its_own_rights(&plane, "second").await.admitting();
+    let second = operator_as_installed(&plane, "second").await.admitting();
     second.restart().await;
     let scene = Scene::guarded_on(&plane, "replicas").await;
     let registered = webhooks(&plane, "Validating").await.unwrap();

@@ -12,16 +12,12 @@ use serde_json::{Value, json};
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     support::{
+        configured::{CLONE_SETS, EXAMPLE, ROLLOUTS, SERVICES, create_definition},
         manifests::{at, with},
         operator::{Operator, install},
         scene::{SOON, Scene},
     },
 };
-
-pub const ROLLOUTS: &str = include_str!("../fixtures/crds/argo-rollouts.yaml");
-pub const CLONE_SETS: &str = include_str!("../fixtures/crds/openkruise-clonesets.yaml");
-pub const SERVICES: &str = include_str!("../fixtures/crds/knative-services.yaml");
-pub const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
 
 /// An operator that knows the kinds of the documented example.
 async fn operator(plane: &ControlPlane) -> Operator<'_> {
@@ -334,21 +330,6 @@ async fn a_release_of_a_configured_kind_whose_pods_keep_crashing_goes_back() {
     let own = scene.live("Rollout", "strange").await.unwrap();
     scene.release_pods("Rollout", "strange", Some(&own), "crash").await;
     scene.runs("Rollout", "strange", &scene.pin(0)).await;
-}
-
-pub async fn create_definition(client: &kube::Client, text: &str) {
-    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-    let definition: CustomResourceDefinition = serde_yaml::from_str(text).unwrap();
-    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let name = definition.metadata.name.clone().unwrap();
-    api.create(&kube::api::PostParams::default(), &definition).await.unwrap();
-    eventually(&format!("{name} is served"), SOON, async || {
-        let conditions =
-            api.get(&name).await?.status.and_then(|status| status.conditions).unwrap_or_default();
-        ensure!(conditions.iter().any(|found| found.type_ == "Established" && found.status == "True"));
-        Ok(())
-    })
-    .await;
 }
 
 /// If this fails a mistake in the file leaves kinds ungoverned, and nobody hears of it.

@@ -312,8 +312,10 @@ impl Bender {
     }
 
     fn json_patch(&self, dice: &mut Dice, row: &Row, live: &Value) -> Value {
-        let images: Vec<String> =
-            pointers(live, &|key, value| is_image(key, value)).into_iter().filter(|at| at.starts_with(row.spec)).collect();
+        let images: Vec<String> = pointers(live, &|key, value| is_image(key, value))
+            .into_iter()
+            .filter(|at| at.starts_with(row.spec))
+            .collect();
         let evil = "/metadata/annotations/evil";
         let (spec, count) = (row.spec, dice.one(&[1, 1, 1, 2, 3]));
         let mut operations = Vec::new();
@@ -373,7 +375,8 @@ impl Bender {
 
     /// An entry that nobody can call by its name.
     fn no_name(&self, dice: &mut Dice, value: &mut Value) {
-        let instead = dice.one(&[json!(null), json!(5), json!(""), json!(["app"]), json!("app"), json!("\u{0}")]);
+        let instead =
+            dice.one(&[json!(null), json!(5), json!(""), json!(["app"]), json!("app"), json!("\u{0}")]);
         let image = self.image(dice);
         let is_entry = |_: &str, value: &Value| value.get("name").is_some() && value.get("image").is_some();
         let gone = dice.chance(20);
@@ -389,9 +392,12 @@ impl Bender {
 
     /// A field that a sloppy reader takes for another: cases, folded letters, blanks.
     fn look_alike(&self, dice: &mut Dice, value: &mut Value) {
-        let fields = ["image", "reference", "containers", "initContainers", "ephemeralContainers", "volumes", "spec"];
+        let fields =
+            ["image", "reference", "containers", "initContainers", "ephemeralContainers", "volumes", "spec"];
         let known = |_: &str, value: &Value| {
-            value.as_object().is_some_and(|fields_of| fields.iter().any(|field| fields_of.contains_key(*field)))
+            value
+                .as_object()
+                .is_some_and(|fields_of| fields.iter().any(|field| fields_of.contains_key(*field)))
         };
         let Some(at) = some(dice, value, &known) else { return };
         let object = value.pointer_mut(&at).and_then(Value::as_object_mut).unwrap();
@@ -442,7 +448,8 @@ impl Bender {
 
     fn metadata(&self, dice: &mut Dice, value: &mut Value) {
         let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]);
-        let applied = format!("{{\"spec\":{{\"containers\":[{{\"name\":\"app\",\"image\":\"{}\"}}]}}}}", self.evil());
+        let applied =
+            format!("{{\"spec\":{{\"containers\":[{{\"name\":\"app\",\"image\":\"{}\"}}]}}}}", self.evil());
         let over = [
             json!({"generateName": "fuzz-"}),
             json!({"generateName": "fuzz-", "name": null}),

@@ -36,9 +36,8 @@ fn read(image: &str) -> Option<(String, Option<String>, Option<String>)> {
     let parts = REFERENCE.captures(image)?;
     let part = |n| parts.get(n).map(|part| part.as_str().to_owned());
     let name = part(1)?;
-    let is_domain = |first: &str| {
-        first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first
-    };
+    let is_domain =
+        |first: &str| first.contains(['.', ':']) || first == "localhost" || first.to_lowercase() != first;
     let (domain, path) = match name.split_once('/') {
         Some((first, path)) if is_domain(first) => (first.to_lowercase(), path.to_owned()),
         _ => ("docker.io".to_owned(), name.clone()),
@@ -57,7 +56,9 @@ fn references_are_read() {
     assert_eq!(of("index.docker.io/nginx").unwrap(), "docker.io/library/nginx");
     assert_eq!(of("a.b:5000/c:1").unwrap(), "a.b:5000/c");
     assert_eq!(of("A.B:443/c").unwrap(), "a.b/c");
-    for text in ["", "a/", "/a", "a b", "a\n", "A", "a:", "a@", "a//b", "a@sha256:00", "http://a/b", "a@md5:0"] {
+    for text in
+        ["", "a/", "/a", "a b", "a\n", "A", "a:", "a@", "a//b", "a@sha256:00", "http://a/b", "a@md5:0"]
+    {
         assert_eq!(of(text), None, "{text:?}");
     }
     assert_eq!(of(&format!("a/b@{}", digest.to_uppercase())), None);

@@ -42,7 +42,9 @@ pub fn json(dice: &mut Dice, mut text: String, evil: &str, how: &mut Vec<&'stati
 fn somewhere(dice: &mut Dice, text: &str) -> Option<(usize, &'static str)> {
     let found: Vec<(usize, &str)> = KEYS
         .into_iter()
-        .flat_map(|key| text.match_indices(&format!("\"{key}\":")).map(move |(at, _)| (at, key)).collect::<Vec<_>>())
+        .flat_map(|key| {
+            text.match_indices(&format!("\"{key}\":")).map(move |(at, _)| (at, key)).collect::<Vec<_>>()
+        })
         .collect();
     (!found.is_empty()).then(|| dice.one(&found))
 }
@@ -130,7 +132,11 @@ pub fn yaml(dice: &mut Dice, value: &Value, evil: &str, how: &mut Vec<&'static s
         4 => {
             how.push("yaml: documents");
             let other = text.replace(image.trim_matches(['\'', '"']), evil);
-            text = if dice.chance(50) { format!("{text}---\n{other}") } else { format!("---\n{text}...\n{other}") };
+            text = if dice.chance(50) {
+                format!("{text}---\n{other}")
+            } else {
+                format!("---\n{text}...\n{other}")
+            };
             None
         }
         5 => {

@@ -7,14 +7,12 @@ use kube::api::{DynamicObject, PostParams};
 use serde_json::{Value, json};
 
 use super::{
+    configured::{EXAMPLE, ROLLOUTS, create_definition},
     manifests::at,
     operator::{Operator, install},
     scene::{SOON, Scene},
 };
-use crate::{
-    controlplane::{self, ControlPlane, eventually},
-    story_custom::{EXAMPLE, ROLLOUTS, create_definition},
-};
+use crate::controlplane::{self, ControlPlane, eventually};
 
 /// The operator that is asked on the shared control plane of these stories.
 pub async fn guarding_operator() -> &'static Operator<'static> {

@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 pub mod beside;
+pub mod configured;
 pub mod flux;
 pub mod guarded;
 pub mod manifests;
