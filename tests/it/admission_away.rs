@@ -29,12 +29,13 @@ use crate::{
 };
 
 /// A kind with a pod template.
-struct Row {
-    api_version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
+#[derive(Debug)]
+pub struct Row {
+    pub api_version: &'static str,
+    pub kind: &'static str,
+    pub plural: &'static str,
     /// The pod spec in it.
-    spec: &'static str,
+    pub spec: &'static str,
 }
 
 const fn row(api_version: &'static str, kind: &'static str, plural: &'static str, spec: &'static str) -> Row {
@@ -42,7 +43,7 @@ const fn row(api_version: &'static str, kind: &'static str, plural: &'static str
 }
 
 const TEMPLATE: &str = "/spec/template/spec";
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     row("v1", "Pod", "pods", "/spec"),
     row("apps/v1", "Deployment", "deployments", TEMPLATE),
     row("apps/v1", "StatefulSet", "statefulsets", TEMPLATE),
@@ -59,7 +60,7 @@ const ROWS: &[Row] = &[
 
 impl Row {
     /// An object of this kind; `lists` are laid over its pod spec.
-    fn object(&self, name: &str, lists: &Value) -> Value {
+    pub fn object(&self, name: &str, lists: &Value) -> Value {
         let labels = json!({"app": name});
         let app = match self.kind {
             // Knative asks for no name.

@@ -11,6 +11,8 @@
 
 mod admission;
 mod admission_away;
+mod admission_fuzz;
+mod admission_matrix;
 mod certify;
 #[path = "../controlplane/mod.rs"]
 mod controlplane;

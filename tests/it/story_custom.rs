@@ -21,7 +21,7 @@ use crate::{
 pub const ROLLOUTS: &str = include_str!("../fixtures/crds/argo-rollouts.yaml");
 pub const CLONE_SETS: &str = include_str!("../fixtures/crds/openkruise-clonesets.yaml");
 pub const SERVICES: &str = include_str!("../fixtures/crds/knative-services.yaml");
-const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
+pub const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guides/workload-kinds.yaml");
 
 /// An operator that knows the kinds of the documented example.
 async fn operator(plane: &ControlPlane) -> Operator<'_> {

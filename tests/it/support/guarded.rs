@@ -11,7 +11,10 @@ use super::{
     operator::{Operator, install},
     scene::{SOON, Scene},
 };
-use crate::controlplane::{self, ControlPlane, eventually};
+use crate::{
+    controlplane::{self, ControlPlane, eventually},
+    story_custom::{EXAMPLE, ROLLOUTS, create_definition},
+};
 
 /// The operator that is asked on the shared control plane of these stories.
 pub async fn guarding_operator() -> &'static Operator<'static> {
@@ -26,10 +29,11 @@ pub async fn guarding_operator() -> &'static Operator<'static> {
     STARTED.get_or_init(|| operator)
 }
 
-/// Installs an operator that is asked, on a control plane of the story's own.
+/// Installs an operator that is asked, about configured kinds, too, on a control plane of the story's own.
 pub async fn install_guarding(plane: &ControlPlane) -> Operator<'_> {
     install(plane).await;
-    let operator = Operator::new(plane).admitting();
+    create_definition(&plane.client(), ROLLOUTS).await;
+    let operator = Operator::new(plane).admitting().with("COUNTERSIGN_WORKLOAD_KINDS", EXAMPLE);
     operator.restart().await;
     operator
 }

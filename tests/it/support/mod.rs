@@ -3,6 +3,7 @@
 pub mod guarded;
 pub mod manifests;
 pub mod operator;
+pub mod raw;
 pub mod registrar;
 pub mod repo;
 pub mod scene;
