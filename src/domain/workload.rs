@@ -347,7 +347,7 @@ pub struct Place<'a> {
     pub image: &'a str,
     /// Its JSON pointer from the template.
     pub pointer: String,
-    /// The JSON pointer of its entry's name; of the image, where it has none.
+    /// The JSON pointer of its entry's name; of the image, where it has no name that is a text.
     pub name_pointer: String,
 }
 
@@ -360,9 +360,9 @@ pub fn places(template: &Value) -> impl Iterator<Item = Place<'_>> {
             let image = entry.pointer(list.image())?.as_str()?;
             let base = format!("/spec/{}/{index}", list.field());
             let pointer = format!("{base}{}", list.image());
-            // Where a kind asks for no name (Knative), an entry is known by where it stands.
-            let (name, name_pointer) = match entry.get("name") {
-                Some(name) => (name.as_str()?.to_owned(), format!("{base}/name")),
+            // Where a kind asks for no name (Knative), or lets it be anything, an entry is known by where it stands.
+            let (name, name_pointer) = match entry.get("name").and_then(Value::as_str) {
+                Some(name) => (name.to_owned(), format!("{base}/name")),
                 None => (format!("[{index}]"), pointer.clone()),
             };
             Some(Place { id: ContainerId { list, name }, image, pointer, name_pointer })
@@ -437,6 +437,17 @@ mod tests {
         assert_eq!(with_images(&changed, &found), template(), "nothing else is touched");
         for id in found.keys() {
             assert_eq!(id.to_string().parse::<ContainerId>().unwrap(), *id);
+        }
+    }
+
+    /// A kind's controller may take such a name for none, and run the image.
+    #[test]
+    fn an_entry_whose_name_is_no_text_is_read_all_the_same() {
+        for name in [json!(null), json!(5), json!(["app"])] {
+            let template = json!({"spec": {"containers": [{"name": name, "image": "a:1"}]}});
+            let found: Vec<Place<'_>> = places(&template).collect();
+            assert_eq!((found[0].id.to_string().as_str(), found[0].image), ("containers/[0]", "a:1"));
+            assert_eq!(found[0].name_pointer, found[0].pointer);
         }
     }
 

@@ -91,13 +91,9 @@ async fn forgeries(scene: &Scene) -> Vec<(String, Value)> {
         "control-plane",
         "k8s-app",
     ];
-    for key in own {
-        for value in ["true", "countersign", "kube-system", ROOT] {
-            all.push((
-                format!("{key}: {value}"),
-                json!({"labels": {key: value}, "annotations": {key: value}}),
-            ));
-        }
+    for value in ["true", "countersign", "kube-system", ROOT] {
+        let said: Value = own.iter().map(|key| ((*key).to_owned(), json!(value))).collect();
+        all.push((format!("all keys with {value}"), json!({"labels": said, "annotations": said})));
     }
     for n in [1, 5] {
         let digest = json!({annotation::FORGET_REVOCATION: scene.digest(n)});

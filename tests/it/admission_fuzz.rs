@@ -23,14 +23,14 @@ use crate::{
     controlplane::eventually,
     support::{
         manifests::{at, with},
-        raw::{Answer, LISTS, Outcome, Raw, Request, images_in},
+        raw::{Answer, Outcome, Raw, Request, images_in, images_of},
         scene::{SOON, Scene},
     },
 };
 
 /// What is drawn when nobody asks for something else by `COUNTERSIGN_FUZZ_SEED`.
 const SEED: u64 = 0x5eed;
-const REQUESTS: u64 = 6000;
+const REQUESTS: u64 = 4000;
 /// How many requests are on their way.
 const AT_ONCE: usize = 16;
 
@@ -122,8 +122,8 @@ impl Fuzz {
         let kind = *dice.weighted(&[(70, "Pod"), (18, "Deployment"), (12, "Rollout")]);
         let row = rows().find(|row| row.kind == kind).unwrap();
         let verbs = [
-            (40, Verb::Create),
-            (8, Verb::ApplyNew),
+            (38, Verb::Create),
+            (10, Verb::ApplyNew),
             (10, Verb::Put),
             (10, Verb::Merge),
             (14, Verb::Strategic),
@@ -175,12 +175,7 @@ impl Fuzz {
 
 /// The images of an object. A custom kind may hold anything anywhere; what it runs stands in its template.
 fn named(row: &Row, object: &Value) -> Vec<(String, String, String)> {
-    if !row.is_custom() {
-        return images_in(object);
-    }
-    let spec = at(object, row.spec);
-    let lists = LISTS.iter().filter_map(|(list, _)| Some(((*list).to_owned(), spec.get(list)?.clone())));
-    images_in(&Value::Object(lists.collect()))
+    if row.is_custom() { images_of(at(object, row.spec)) } else { images_in(object) }
 }
 
 async fn create(raw: &Raw, scene: &Scene, row: &Row, object: &Value) -> Value {
@@ -212,7 +207,14 @@ async fn however_an_object_is_bent_what_is_accepted_names_only_what_is_approved(
     let mut wrong = Vec::new();
     let asked = stream::iter(0..REQUESTS).map(async |number| {
         let case = fuzz.case(number);
-        let answer = fuzz.raw.send(&case.request).await;
+        let answer = match fuzz.raw.try_send(&case.request).await {
+            Ok(answer) => answer,
+            // Go panics in a strategic patch where names are lists; the API server goes on.
+            Err(error) => {
+                assert_eq!(case.verb, Verb::Strategic, "case {number}: {error}");
+                Answer { code: 500, body: Value::Null, warnings: Vec::new() }
+            }
+        };
         (number, case, answer)
     });
     let mut answers = std::pin::pin!(asked.buffer_unordered(AT_ONCE));
@@ -263,7 +265,7 @@ fn is_a_test(counts: &BTreeMap<String, BTreeMap<Outcome, u64>>, table: &str) {
     for row in rows().filter(|row| BASES.iter().any(|(kind, _)| *kind == row.kind)) {
         for verb in Verb::ALL.into_iter().filter(|verb| !row.is_custom() || *verb != Verb::Strategic) {
             for outcome in [Outcome::Accepted, Outcome::Denied] {
-                least(&format!("{} {verb:?}", row.kind), outcome, 3);
+                least(&format!("{} {verb:?}", row.kind), outcome, 2);
             }
         }
     }

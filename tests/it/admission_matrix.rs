@@ -106,7 +106,9 @@ impl Row {
                 None => lists[place.list()] = json!([entry]),
             }
         }
-        let object = self.object(name, &lists);
+        // Controllers take along what has the labels that they select.
+        let own = format!("{name}-{}", self.plural);
+        let object = with(self.object(&own, &lists), json!({"metadata": {"name": name}}));
         let scales = object.pointer("/spec/replicas").is_some();
         if scales { with(object, json!({"spec": {"replicas": 0}})) } else { object }
     }
@@ -174,6 +176,17 @@ enum Named {
 }
 
 impl Named {
+    /// Those that are asked for in earnest, too.
+    const MAIN: [Self; 7] = [
+        Self::Approved,
+        Self::ApprovedTag,
+        Self::Unlisted,
+        Self::Revoked,
+        Self::Expired,
+        Self::ApprovedUnderAnotherName,
+        Self::ApprovedElsewhere,
+    ];
+
     const ALL: [Self; 13] = [
         Self::Approved,
         Self::ApprovedHere,
@@ -237,7 +250,11 @@ impl Cell {
         for place in Place::ALL {
             for verb in Verb::ALL {
                 for named in named.iter().copied() {
-                    cells.push(Self { row, place, verb, named, dry, number: cells.len() });
+                    let cell = Self { row, place, verb, named, dry, number: cells.len() };
+                    // What is impossible is so for every image.
+                    if cell.is_impossible().is_none() || matches!(named, Named::Approved | Named::Unlisted) {
+                        cells.push(cell);
+                    }
                 }
             }
         }
@@ -276,7 +293,7 @@ impl Cell {
             ("Pod", Place::Volume, _) if !verb.is_new() => {
                 Some("pod updates may not change fields other than")
             }
-            ("Rollout", _, Verb::Strategic) => Some("strategic-merge-patch+json"),
+            ("Rollout", _, Verb::Strategic) => Some("the body of the request was in an unknown format"),
             ("Rollout", ..) => None,
             ("Job", ..) if !verb.is_new() => Some("field is immutable"),
             (_, Place::Ephemeral, _) => Some("ephemeral containers not allowed in pod template"),
@@ -413,7 +430,7 @@ impl Stage {
         let body = match verb {
             Verb::Apply if cell.is_debug() => json!({
                 "apiVersion": row.api_version, "kind": row.kind, "metadata": {"name": name},
-                "spec": {place.list(): [entry]},
+                "spec": {place.list(): entries},
             }),
             Verb::Create | Verb::ApplyNew | Verb::Apply => whole(),
             Verb::Put => replacing(row, with(live.clone(), nested(&list, Value::Array(entries)))),
@@ -462,7 +479,8 @@ impl Stage {
                 }
                 match (&verdict, answer.told().as_slice()) {
                     (Verdict::Warned(_, code), [told]) => {
-                        missing(told, &[&policy, &cell.path(), code]).and_then(|what| wrong(&what))
+                        missing(told, &[&policy, &cell.path(), &format!("({code})")])
+                            .and_then(|what| wrong(&what))
                     }
                     (Verdict::In(_), []) => None,
                     _ => wrong("warnings"),
@@ -583,10 +601,10 @@ async fn every_image_is_judged_wherever_it_stands_and_however_it_is_asked_for() 
     assert_eq!(rows().count(), 10);
     let stage = Stage::new("matrix", Asks::Pins).await;
     let mut problems = stage.dry(&Named::ALL).await;
-    problems.extend(stage.real(&Named::ALL).await);
+    problems.extend(stage.real(&Named::MAIN).await);
     none(problems);
     // Whatever was asked for: what is stored names nothing that is not permitted.
-    let permitted = [0, 1, 2, 3].map(|n| stage.scene.pin(n));
+    let permitted = [0, 1, 3].map(|n| stage.scene.pin(n));
     let mut objects = 0;
     for row in rows() {
         let all = stage.raw.get(row.path(&stage.scene.namespace, "")).await;
@@ -599,7 +617,7 @@ async fn every_image_is_judged_wherever_it_stands_and_however_it_is_asked_for() 
             }
         }
     }
-    assert!(objects > 200, "{objects}");
+    assert!(objects > 150, "{objects}");
 }
 
 /// If this fails, a Pod starts by a tag although its policy asks for the digest, or a workload that names one cannot.

@@ -136,10 +136,11 @@ pub(super) fn warnings(
         let (policy, reason) = reasons(opinion).next()?;
         let image = images.get(*index)?;
         Some(fitted(&format!(
-            "countersign: policy {policy} does not permit {}: {} ({})",
+            // What is long, and may be cut, comes last.
+            "countersign: policy {policy} does not permit {} ({}): {}",
             subject.path(&image.id),
-            reason.message,
-            reason.code
+            reason.code,
+            reason.message
         )))
     };
     opinions.iter().filter_map(of).collect()

@@ -43,21 +43,26 @@ impl Raw {
     }
 
     pub async fn send(&self, request: &Request) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    /// Fails where there is no answer at all.
+    pub async fn try_send(&self, request: &Request) -> kube::Result<Answer> {
         let built = http::Request::builder()
             .method(request.method)
             .uri(&request.path)
             .header("content-type", request.content_type)
             .body(Body::from(request.body.clone()))
             .unwrap();
-        let answer = self.0.send(built).await.unwrap();
+        let answer = self.0.send(built).await?;
         let code = answer.status().as_u16();
         let warnings = answer.headers().get_all("warning").iter();
-        let warnings = warnings.map(|value| warning(value.to_str().unwrap_or_default())).collect();
-        let bytes = answer.into_body().collect_bytes().await.unwrap();
+        let warnings = warnings.map(|value| warning(&String::from_utf8_lossy(value.as_bytes()))).collect();
+        let bytes = answer.into_body().collect_bytes().await?;
         // Some errors are plain texts.
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code, body, warnings }
+        Ok(Answer { code, body, warnings })
     }
 
     pub async fn get(&self, path: String) -> Value {
@@ -108,23 +113,27 @@ pub const LISTS: [(&str, &str); 4] = [
     ("volumes", "/image/reference"),
 ];
 
-/// Every image that an object names anywhere: `(list, name, image)`.
-pub fn images_in(object: &Value) -> Vec<(String, String, String)> {
+/// The images that the lists of a pod spec name: `(list, name, image)`.
+pub fn images_of(spec: &Value) -> Vec<(String, String, String)> {
     let mut found = Vec::new();
-    match object {
-        Value::Object(fields) => {
-            for (field, value) in fields {
-                let list = LISTS.iter().find(|(list, _)| list == field);
-                for entry in value.as_array().into_iter().flatten() {
-                    let image = list.and_then(|(_, image)| entry.pointer(image)?.as_str());
-                    let name = entry["name"].as_str().unwrap_or_default();
-                    found.extend(image.map(|image| (field.clone(), name.to_owned(), image.to_owned())));
-                }
-                found.extend(images_in(value));
-            }
+    for (list, image) in LISTS {
+        for entry in spec[list].as_array().into_iter().flatten() {
+            let name = entry["name"].as_str().unwrap_or_default();
+            let image = entry.pointer(image).and_then(Value::as_str);
+            found.extend(image.map(|image| (list.to_owned(), name.to_owned(), image.to_owned())));
         }
-        Value::Array(entries) => found.extend(entries.iter().flat_map(images_in)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
     found
+}
+
+/// Every image that an object names in such lists, wherever they stand.
+pub fn images_in(object: &Value) -> Vec<(String, String, String)> {
+    match object {
+        Value::Object(fields) => {
+            let inside = fields.values().flat_map(images_in);
+            images_of(object).into_iter().chain(inside).collect()
+        }
+        Value::Array(entries) => entries.iter().flat_map(images_in).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Vec::new(),
+    }
 }
