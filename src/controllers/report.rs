@@ -42,15 +42,18 @@ const TOGETHER: Duration = Duration::from_millis(500);
 const AT_LEAST: Duration = Duration::from_secs(30);
 /// While workloads are being changed, reports wait; but no longer than this.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What is looked up for a report keeps everybody else waiting: between two of them is this many times as long, at least.
+const SELDOM: u32 = 5;
 /// How many workloads a policy's status names.
 const NAMED: usize = 20;
 
 /// Reports until the token is cancelled.
 pub async fn run(ctx: Shared, stop: CancellationToken) {
     let mut woken = true;
+    let mut took = Duration::ZERO;
     while !stop.is_cancelled() {
         if woken {
-            sleep(TOGETHER).await;
+            sleep(TOGETHER.max(took * SELDOM)).await;
             let began = Instant::now();
             while !ctx.trail.is_calm() && began.elapsed() < PATIENCE {
                 sleep(TOGETHER / 5).await;
@@ -59,7 +62,7 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
         let news = ctx.memory.news();
         // From here on: what changes while this report is written belongs to the next.
         let notified = news.notified();
-        report(&ctx).await;
+        took = report(&ctx).await;
         woken = tokio::select! {
             () = stop.cancelled() => return,
             woken = timeout(AT_LEAST, notified) => woken.is_ok(),
@@ -67,13 +70,15 @@ pub async fn run(ctx: Shared, stop: CancellationToken) {
     }
 }
 
-async fn report(ctx: &Ctx) {
-    let now = now();
+/// Answers with how long it looked things up.
+async fn report(ctx: &Ctx) -> Duration {
+    let (now, began) = (now(), Instant::now());
     let (approvals, policies) = {
         let memory = ctx.memory.read();
         gauges(ctx, &memory, now);
         (approval_statuses(ctx, &memory, now), policy_statuses(ctx, &memory, now))
     };
+    let took = began.elapsed();
     stream::iter(approvals)
         .for_each_concurrent(8, |(key, status)| async move {
             written(
@@ -90,6 +95,7 @@ async fn report(ctx: &Ctx) {
             written(answer.map(drop), "ImagePolicy", &key);
         })
         .await;
+    took
 }
 
 fn written(answer: Result<(), crate::adapters::cluster::Error>, kind: &str, key: &Key) {
@@ -191,11 +197,12 @@ fn standing(memory: &State, record: &Record, now: Timestamp) -> Standing {
 
 /// The statuses of policies that say something new.
 fn policy_statuses(ctx: &Ctx, memory: &State, now: Timestamp) -> Vec<(Key, ImagePolicyStatus)> {
+    let mut counts = policy_counts(memory);
     memory
         .policy_objects
         .iter()
         .filter_map(|(key, object)| {
-            let (workloads, mut not_permitted) = policy_counts(memory, key);
+            let Counts { workloads, mut not_permitted } = counts.remove(key).unwrap_or_default();
             let bare = memory.bare.by_policy.get(key);
             not_permitted.extend(bare.into_iter().flat_map(|of| &of.named).map(stray));
             let old = object.status.clone().unwrap_or_default();
@@ -228,28 +235,37 @@ fn stray(found: &Stray) -> NotPermitted {
     }
 }
 
-fn policy_counts(memory: &State, key: &Key) -> (PolicyWorkloads, Vec<NotPermitted>) {
-    let mut counts = PolicyWorkloads { governed: 0, permitted: 0, not_permitted: 0 };
-    let mut named = Vec::new();
+/// What the plans found for one policy.
+#[derive(Default)]
+struct Counts {
+    workloads: PolicyWorkloads,
+    not_permitted: Vec<NotPermitted>,
+}
+
+/// By policy; those that cover nothing are absent.
+fn policy_counts(memory: &State) -> BTreeMap<&Key, Counts> {
+    let mut counts: BTreeMap<&Key, Counts> = BTreeMap::new();
     for (id, finding) in &memory.findings {
-        let Some(against) = finding.by_policy.get(key) else { continue };
-        counts.governed += 1;
-        if against.is_empty() {
-            counts.permitted += 1;
-            continue;
+        for (key, against) in &finding.by_policy {
+            let Counts { workloads, not_permitted } = counts.entry(key).or_default();
+            workloads.governed += 1;
+            if against.is_empty() {
+                workloads.permitted += 1;
+                continue;
+            }
+            workloads.not_permitted += 1;
+            let room = NAMED.saturating_sub(not_permitted.len());
+            not_permitted.extend(against.iter().take(room).map(|(container, image, reason)| NotPermitted {
+                namespace: id.namespace.clone(),
+                kind: id.kind.kind.to_owned(),
+                name: id.name.clone(),
+                container: container.to_string(),
+                image: image.clone(),
+                reason: reason.message.clone(),
+            }));
         }
-        counts.not_permitted += 1;
-        let room = NAMED.saturating_sub(named.len());
-        named.extend(against.iter().take(room).map(|(container, image, reason)| NotPermitted {
-            namespace: id.namespace.clone(),
-            kind: id.kind.kind.to_owned(),
-            name: id.name.clone(),
-            container: container.to_string(),
-            image: image.clone(),
-            reason: reason.message.clone(),
-        }));
     }
-    (counts, named)
+    counts
 }
 
 fn policy_says(

@@ -343,7 +343,7 @@ fn each_policy_answers_by_itself() {
     let (denial, warnings) = verdict(&scene);
     assert_eq!(denial, None);
     assert!(
-        matches!(&warnings[..], [only] if only.contains("policy root/warns does not permit spec.containers[app] (Unlisted): ")),
+        matches!(&warnings[..], [only] if only.contains("policy root/warns does not permit spec.containers[app] (SourceNotAllowed): ")),
         "{warnings:?}"
     );
     scene.policies[1].mode = Mode::Enforce;
