@@ -158,7 +158,7 @@ async fn main() -> anyhow::Result<()> {
     nothing::start(&plane, Side::Nothing.namespace()).await?;
     AuditLog::new(plane.directory().join("audit.log")).until_quiet().await?;
 
-    let load = Load::new(&plane, &world);
+    let load = Load::new(&plane);
     load.asks_only_whom_it_should(&operators[0]).await?;
     let mut rounds = Rounds::new();
     for round in 0..settings.rounds {

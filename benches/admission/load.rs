@@ -17,7 +17,7 @@ use super::{
     SIDES, Side,
     controlplane::ControlPlane,
     support::{guarded::dry_run, operator::Operator},
-    world::World,
+    world::approved_pod,
 };
 
 /// What asks for Pods.
@@ -27,8 +27,8 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn new(plane: &ControlPlane, world: &World) -> Self {
-        let pod = serde_json::from_value(world.pod("", "bench")).unwrap();
+    pub fn new(plane: &ControlPlane) -> Self {
+        let pod = serde_json::from_value(approved_pod("", "bench")).unwrap();
         Self { client: plane.client(), pod }
     }
 

@@ -92,11 +92,6 @@ impl World {
         .await
     }
 
-    /// A Pod as people run them, of an approved image.
-    pub fn pod(&self, namespace: &str, name: &str) -> Value {
-        pod(namespace, name, &pin(&image(0, 0)))
-    }
-
     /// A Pod of an image that is approved for no workload yet.
     pub async fn approve_spare(&self, n: usize) -> anyhow::Result<Value> {
         let image = format!("registry.example/shop-0/spare-{n}");
@@ -128,6 +123,11 @@ impl World {
             self.namespaces
         )
     }
+}
+
+/// A Pod as people run them, of an approved image.
+pub fn approved_pod(namespace: &str, name: &str) -> Value {
+    pod(namespace, name, &pin(&image(0, 0)))
 }
 
 fn image(shop: usize, app: usize) -> String {

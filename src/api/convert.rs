@@ -409,7 +409,7 @@ mod tests {
             "initContainers/x".parse().unwrap(),
             ReleaseImage { image: "a@b".into(), wanted: "a".into(), approved_at: Some(at(5)) },
         )];
-        let mut good = Release::new(images.into(), Some(json!({"spec": {}})), at(1));
+        let mut good = Release::new(images.into(), Some(&json!({"spec": {}})), at(1));
         good.outcome = Outcome::Good;
         good.until = Some(at(2));
         good.commit = Some("c0ffee".into());

@@ -194,16 +194,13 @@ fn see_namespace(ctx: &Ctx, changes: &Changes, seen: Seen<NamespaceObject>) {
     if before == area {
         return;
     }
-    match area.clone() {
-        Some(area) => {
-            memory.policies.see_namespace(area.namespace.clone());
-            memory.namespaces.insert(name.clone(), area)
-        }
-        None => {
-            memory.policies.forget_namespace(&name);
-            memory.namespaces.remove(&name)
-        }
-    };
+    if let Some(area) = area.clone() {
+        memory.policies.see_namespace(area.namespace.clone());
+        memory.namespaces.insert(name.clone(), area);
+    } else {
+        memory.policies.forget_namespace(&name);
+        memory.namespaces.remove(&name);
+    }
     if area.is_some_and(|area| area.ending) {
         for key in memory.approvals.keys().filter(|key| key.0 == name) {
             ctx.approvals.now(key.clone());

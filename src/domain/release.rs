@@ -70,8 +70,12 @@ pub struct Release {
 
 impl Release {
     /// A release that begins now, unproven.
-    pub fn new(images: BTreeMap<ContainerId, ReleaseImage>, template: Option<Value>, now: Timestamp) -> Self {
-        let template = template.as_ref().map(Packed::new);
+    pub fn new(
+        images: BTreeMap<ContainerId, ReleaseImage>,
+        template: Option<&Value>,
+        now: Timestamp,
+    ) -> Self {
+        let template = template.map(Packed::new);
         let id = id_of(&images, template.as_ref());
         Self {
             id,
@@ -404,7 +408,7 @@ mod tests {
         let id = ContainerId { list: super::super::workload::List::Containers, name: "app".to_owned() };
         let image = format!("registry.example/cart:1.{n}");
         let own = ReleaseImage { image: image.clone(), wanted: image, approved_at: None };
-        Release::new(BTreeMap::from([(id, own)]), Some(json!({"n": n, "padding": "x".repeat(bytes)})), at(n))
+        Release::new(BTreeMap::from([(id, own)]), Some(&json!({"n": n, "padding": "x".repeat(bytes)})), at(n))
     }
 
     fn kept(history: &History) -> Vec<i64> {

@@ -57,7 +57,7 @@ impl Fleet {
         let scene = &self.scene;
         scene.file_approvals([n]);
         let all: String = GITS.iter().fold(String::new(), |mut all, (kind, name)| {
-            write!(all, "{}---\n", scene.workload(kind, name, &scene.tag(n))).unwrap();
+            writeln!(all, "{}---", scene.workload(kind, name, &scene.tag(n))).unwrap();
             all
         });
         scene.write("fleet.yaml", &all);

@@ -339,7 +339,7 @@ fn release_after(world: &World<'_>, choice: &Choice) -> Release {
                 own.image.clone_from(set);
             }
         }
-        let mut new = Release::new(release.images, Some(template.clone()), world.now());
+        let mut new = Release::new(release.images, Some(template), world.now());
         new.outcome = release.outcome;
         new.commit = release.commit;
         return new;

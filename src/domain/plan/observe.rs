@@ -80,7 +80,7 @@ pub(super) fn release_of(world: &World<'_>, images: &Images, template: Option<&V
             (id.clone(), ReleaseImage { image, wanted: text.clone(), approved_at: judged.approved_at })
         })
         .collect();
-    Release::new(images, template.cloned(), world.now())
+    Release::new(images, template, world.now())
 }
 
 fn from_log(world: &World<'_>, earlier: &Manifest<Packed>) -> Release {

@@ -35,7 +35,7 @@ impl Wish {
         };
         let images = self.judged.iter().map(|(id, judged)| (id.clone(), image(judged))).collect();
         let template = self.template.as_ref().map(|template| with_images(template, &self.set()));
-        let mut release = Release::new(images, template, world.now());
+        let mut release = Release::new(images, template.as_ref(), world.now());
         release.commit.clone_from(&self.manifest_commit);
         release
     }

@@ -90,7 +90,7 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Policy(Policy),
+        Policy(Box<Policy>),
         PolicyGone(Key),
         Namespace(Namespace),
         NamespaceGone(String),
@@ -135,7 +135,7 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            3 => policy().prop_map(Step::Policy),
+            3 => policy().prop_map(|policy| Step::Policy(Box::new(policy))),
             1 => (0..4_u8).prop_map(|n| Step::PolicyGone(key(n))),
             2 => namespace().prop_map(Step::Namespace),
             1 => "[abc]".prop_map(Step::NamespaceGone),
@@ -154,6 +154,7 @@ mod tests {
             for step in steps {
                 match step {
                     Step::Policy(policy) => {
+                        let policy = *policy;
                         let news = policies.insert(policy.key.clone(), policy.clone()) != Some(policy.clone());
                         prop_assert_eq!(kept.insert(policy), news);
                     }

@@ -11,7 +11,7 @@ use anyhow::ensure;
 use countersign::domain::manifest::parse;
 use futures::StreamExt as _;
 use kube::{
-    ResourceExt as _,
+    ResourceExt,
     api::{DynamicObject, ListParams},
     runtime::watcher::{self, Event, watcher},
 };
@@ -85,7 +85,7 @@ pub struct Still<'a> {
 /// One version of an object that was stored.
 #[derive(Clone, Debug)]
 pub struct Version {
-    resource_version: String,
+    stored_as: String,
     generation: Option<i64>,
     template: Value,
 }
@@ -182,7 +182,7 @@ impl<'a> Still<'a> {
     async fn caught_up(&self) {
         eventually("the watch has seen the newest version", SOON, async || {
             let live = self.scene.any("Deployment").get(self.name).await?.resource_version();
-            let last = self.versions.lock().unwrap().last().map(|version| version.resource_version.clone());
+            let last = self.versions.lock().unwrap().last().map(|version| version.stored_as.clone());
             ensure!(last == live, "{last:?}, not {live:?}");
             Ok(())
         })
@@ -199,7 +199,7 @@ impl Drop for Still<'_> {
 impl Version {
     fn of(object: &DynamicObject) -> Self {
         Self {
-            resource_version: object.resource_version().unwrap_or_default(),
+            stored_as: object.resource_version().unwrap_or_default(),
             generation: object.metadata.generation,
             template: object.data["spec"]["template"].clone(),
         }
@@ -208,5 +208,5 @@ impl Version {
 
 async fn replica_sets(scene: &Scene) -> BTreeSet<String> {
     let all = scene.any("ReplicaSet").list(&ListParams::default()).await.unwrap();
-    all.iter().map(|set| set.name_any()).collect()
+    all.iter().map(ResourceExt::name_any).collect()
 }

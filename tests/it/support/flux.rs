@@ -1,5 +1,5 @@
 //! Flux's kustomize-controller beside the operator. What Flux's source-controller does is done here: it makes an artifact of each
-//! commit, serves it, and says so in the status of the GitRepository.
+//! commit, serves it, and says so in the status of the `GitRepository`.
 
 use std::{
     collections::BTreeMap,
