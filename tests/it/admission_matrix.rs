@@ -635,11 +635,10 @@ async fn who_tries_a_policy_out_is_told_or_counted_and_never_stopped() {
     let stage = Stage::new("audits", Asks::Audits).await;
     let operator = guarding_operator().await;
     let count = async |verdict: &str| {
-        let series = format!("countersign_admission_verdicts_total{{mode=\"Audit\",verdict=\"{verdict}\"}}");
-        // What was never counted has no series.
-        operator.metric(&series).await.unwrap_or(0.0)
+        let series = format!("countersign_admission_verdicts_total{{mode=\"audit\",verdict=\"{verdict}\"}}");
+        operator.metric(&series).await.unwrap()
     };
-    let before = (count("Permitted").await, count("NotPermitted").await);
+    let before = (count("permitted").await, count("not_permitted").await);
     none(stage.dry(&named).await);
     let judged: Vec<Cell> = rows()
         .flat_map(|row| Cell::of(row, &named, true))
@@ -647,7 +646,7 @@ async fn who_tries_a_policy_out_is_told_or_counted_and_never_stopped() {
         .collect();
     let is_fine = |cell: &&Cell| matches!(cell.named, Named::Approved | Named::ApprovedTag);
     let fine = judged.iter().filter(is_fine).count();
-    let counted = (count("Permitted").await - before.0, count("NotPermitted").await - before.1);
+    let counted = (count("permitted").await - before.0, count("not_permitted").await - before.1);
     // Other stories may try policies out at the same time.
     let number = |count: usize| f64::from(u32::try_from(count).unwrap());
     assert!(counted.0 >= number(fine) && counted.1 >= number(judged.len() - fine), "{counted:?}");
