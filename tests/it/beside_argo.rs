@@ -56,8 +56,8 @@ async fn argo_cd_heals_towards_a_revoked_image_again_and_again_and_nothing_chang
     let still = Still::held_at(plane, &scene, "cart", &scene.pin(0)).await;
     still.outlasts(&scene.tag(1), false, TIMES).await;
     let versions = still.is_unbroken(&scene.pin(0)).await;
-    // The version that stood, and one in which the image has become Argo CD's.
-    assert!(versions <= 2, "{versions}");
+    // The version that stood, one in which the image has become Argo CD's, and the status of a rollout that was just over.
+    assert!(versions <= 3, "{versions}");
     drop(still);
 
     push(&scene.tag(1), Some("blue"));
