@@ -9,6 +9,7 @@ pub mod dependency;
 pub mod destination;
 pub mod drift;
 pub mod duration;
+pub mod evidence;
 pub mod guard;
 pub mod image;
 pub mod intervention;
