@@ -112,7 +112,8 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     }
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
-    let started = readiness.part("start");
+    // Nothing is ready before everything that must be loaded is named.
+    readiness.part(controllers::START);
     let server = Server::bind(args.metrics_addr, PROBES).await?;
     tracing::info!(address = %server.addr(), version = env!("CARGO_PKG_VERSION"), "serving probes and metrics");
     let serving = tokio::spawn(server.serve(router(metrics.clone(), readiness.clone()), stop.clone()));
@@ -146,7 +147,6 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         applier: args.applier,
         private_git_hosts: args.private_git_hosts,
     };
-    started.ready();
     let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;
     stop.cancel();
     let _ = serving.await;

@@ -85,6 +85,7 @@ impl Serving {
             known.ready();
             let answers = Admission {
                 memory: at.memory.clone(),
+                readiness: at.readiness.clone(),
                 root: at.root.clone(),
                 user,
                 metrics: at.metrics.clone(),

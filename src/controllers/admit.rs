@@ -26,6 +26,7 @@ use crate::{
     },
     telemetry::{
         Metrics,
+        http::Readiness,
         https::{Answers, Refusal},
         metrics::{self, Alarm, Mode, Webhook},
     },
@@ -35,6 +36,8 @@ use crate::{
 pub struct Admission {
     /// What is known.
     pub memory: Memory,
+    /// Whether all of it is loaded: until then nothing is answered.
+    pub readiness: Readiness,
     /// The operator's own namespace.
     pub root: String,
     /// The operator's own user name, as API servers know it.
@@ -97,6 +100,10 @@ impl Answers for Admission {
         let Some(asked) = webhook(request) else {
             return plain(StatusCode::NOT_FOUND, "there is /validate and /mutate\n");
         };
+        // Who has not read the policies yet would let everything in.
+        if !self.readiness.is_ready() {
+            return self.refuse(Refusal::NotReady, request);
+        }
         let timer = self.metrics.time_review(asked);
         let (uid, answer) = match serde_json::from_slice::<Review>(request.body()) {
             Ok(Review { request }) => {
@@ -120,7 +127,7 @@ impl Answers for Admission {
         if let Some(asked) = webhook(request) {
             self.metrics.reviewed(asked, metrics::Review::Unanswered);
         }
-        if let Refusal::Busy = refusal {
+        if let Refusal::Busy | Refusal::NotReady = refusal {
             // Before it gives up, the API server asks again, maybe another replica.
             let mut response = plain(refusal.status(), &format!("{refusal}\n"));
             response.headers_mut().insert("retry-after", http::HeaderValue::from_static("1"));
@@ -351,14 +358,20 @@ fn uid_of(body: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    async fn answered(path: &str, body: &str) -> (StatusCode, Value) {
-        let admission = Admission {
+    fn admission() -> Admission {
+        Admission {
             memory: Memory::default(),
+            readiness: Readiness::default(),
             root: "root".to_owned(),
             user: "operator".to_owned(),
             metrics: Metrics::new(),
             denied: Denied::default(),
-        };
+        }
+    }
+
+    async fn answered(path: &str, body: &str) -> (StatusCode, Value) {
+        let admission = admission();
+        admission.readiness.part("all").ready();
         let request = Request::post(path).body(Bytes::from(body.to_owned())).unwrap();
         let response = admission.answer(&request).await;
         let body = serde_json::from_slice(response.body()).unwrap_or_default();
@@ -374,6 +387,25 @@ mod tests {
         json_patch::merge(&mut request, over);
         json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
             .to_string()
+    }
+
+    /// If this fails, a replica that was started anew lets anything in until it has read what is not permitted.
+    #[tokio::test]
+    async fn before_everything_is_loaded_nothing_is_answered() {
+        let admission = admission();
+        let (policies, ledger) = (admission.readiness.part("policies"), admission.readiness.part("ledger"));
+        let asked = async |path: &str| {
+            let request = Request::post(path).body(Bytes::from(review(&json!({})))).unwrap();
+            let response = admission.answer(&request).await;
+            (response.status().as_u16(), response.headers().contains_key("retry-after"))
+        };
+        for path in [VALIDATE, MUTATE] {
+            assert_eq!(asked(path).await, (503, true), "{path}");
+        }
+        policies.ready();
+        assert_eq!(asked(VALIDATE).await, (503, true), "the ledger is missing");
+        ledger.ready();
+        assert_eq!(asked(VALIDATE).await, (200, false));
     }
 
     /// If this fails, the API server says that the webhook is broken, and nobody learns what is.

@@ -28,7 +28,7 @@ pub mod trail;
 pub mod watch;
 pub mod workload;
 
-pub use run::{Clients, RunError, Settings, run};
+pub use run::{Clients, RunError, START, Settings, run};
 pub use takeover::StartError;
 
 use std::{sync::Arc, time::Duration};

@@ -91,6 +91,9 @@ struct Wishes {
     approvals: queue::Wishes<Key>,
 }
 
+/// The part of the readiness that is missing until all the others have been named.
+pub const START: &str = "start";
+
 /// Runs until the token is cancelled: watches, and acts while it leads. Without a candidate it leads at once.
 pub async fn run(
     clients: Clients,
@@ -147,6 +150,8 @@ pub async fn run(
         watch_pods(&ctx, &mut tasks, &watching);
         telling = Some(tokio::spawn(attempts::run(Arc::clone(&ctx), clients.open, watching.clone())));
     }
+    // All that must be loaded has its name in the readiness by now.
+    ctx.readiness.part(START).ready();
     let ended =
         lead(&ctx, (changes, wishes), &settings, candidate, serving.as_ref(), &mut tasks, &stop).await;
     stop.cancel();

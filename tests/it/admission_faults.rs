@@ -18,7 +18,7 @@ use countersign::{
     domain::certificate::Terms,
     telemetry::{
         Metrics,
-        http::Purpose,
+        http::{Purpose, Readiness},
         https::{Answers, Bounds, Refusal, Served, Server},
     },
 };
@@ -302,8 +302,9 @@ async fn while_all_replicas_are_killed_nothing_unapproved_gets_in_and_afterwards
     scene.approve(&[1]).await;
     assert_eq!(scene.asks_for_pod("next", &scene.pin(1)).await, Ok(scene.pin(1)));
     let pods = scene.any("Pod").list(&ListParams::default()).await.unwrap();
-    let unlisted = pods.items.iter().filter(|pod| pod.data.to_string().contains(&scene.digest(UNLISTED)));
-    assert_eq!(unlisted.count(), 0);
+    let unlisted: Vec<_> =
+        pods.items.iter().filter(|pod| pod.data.to_string().contains(&scene.digest(UNLISTED))).collect();
+    assert!(unlisted.is_empty(), "{unlisted:?}");
     // It was they who refused; since the last start all may have come over connections to one of them.
     let mut refused = 0.0;
     for replica in &replicas {
@@ -499,9 +500,12 @@ impl Answers for Slow {
 async fn asked_too_much_it_says_so_at_once_and_the_api_server_asks_again() {
     let plane = crate::controlplane::shared();
     let namespace = plane.namespace("overload").await;
+    let readiness = Readiness::default();
+    readiness.part("all").ready();
     let slow = Arc::new(Slow {
         admission: Admission {
             memory: Memory::default(),
+            readiness,
             root: ROOT.to_owned(),
             user: "operator".to_owned(),
             metrics: Metrics::new(),

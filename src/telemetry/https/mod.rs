@@ -64,6 +64,8 @@ pub trait Answers: Send + Sync + 'static {
 pub enum Refusal {
     /// Too much is asked at once.
     Busy,
+    /// Not everything that an answer needs is loaded.
+    NotReady,
     /// The body is larger than any that is read.
     TooLarge,
     /// The time for an answer is over.
@@ -77,6 +79,7 @@ impl Refusal {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooLate => StatusCode::GATEWAY_TIMEOUT,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
@@ -88,6 +91,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Busy => "Countersign is asked too much at once; try again",
+            Self::NotReady => "Countersign has begun and has not read everything yet; try again",
             Self::TooLarge => "this is larger than anything that Countersign reads",
             Self::TooLate => "Countersign had no answer in time; try again",
             Self::Panicked => "Countersign failed on this; its log says more",
