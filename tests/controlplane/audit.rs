@@ -1,5 +1,6 @@
 //! What the API server was asked to do, from its audit log.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -114,7 +115,57 @@ fn collect_images<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
 
 /// The events of a log. A last line without its end is still being written, and left for the next reading.
 pub(super) fn parse(log: &str) -> serde_json::Result<Vec<AuditEvent>> {
-    log.split_inclusive('\n').filter(|line| line.ends_with('\n')).map(serde_json::from_str).collect()
+    let whole = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole.map(|line| serde_json::from_str(&as_go_reads(line))).collect()
+}
+
+/// JSON with a replacement character instead of each half of a surrogate pair: what Go reads there, and what the log copies from
+/// requests as it stands.
+fn as_go_reads(line: &str) -> Cow<'_, str> {
+    if !line.contains("\\ud") && !line.contains("\\uD") {
+        return Cow::Borrowed(line);
+    }
+    let unit = |at: usize| {
+        let hex = line.get(at..at + 6)?.strip_prefix("\\u")?;
+        u16::from_str_radix(hex, 16).ok()
+    };
+    let (mut read, mut at) = (String::with_capacity(line.len()), 0);
+    while let Some(escape) = line[at..].find('\\').map(|next| at + next) {
+        let length = match (unit(escape), unit(escape + 6)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => 0,
+            (Some(_), _) => 6,
+            (None, _) => 2,
+        };
+        read.push_str(&line[at..escape + length]);
+        if length == 0 {
+            read.push_str("\\ufffd");
+        }
+        at = escape + if length == 0 { 6 } else { length };
+    }
+    read.push_str(&line[at..]);
+    Cow::Owned(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// If this fails, one odd request makes the log unreadable, or is read otherwise than it was asked.
+    #[test]
+    fn halves_of_pairs_are_read_as_go_does() {
+        for (written, read) in [
+            (r"a\ud800", r"a\ufffd"),
+            (r"\\ud800\ud83d\ude00", r"\\ud800\ud83d\ude00"),
+            (r"\ud800\u0041\udc00\n", r"\ufffd\u0041\ufffd\n"),
+            (r"\uD83D\uD83D\uDE00", r"\ufffd\uD83D\uDE00"),
+            (r"\u00e9 \udfff", r"\u00e9 \ufffd"),
+        ] {
+            let written = format!("\"{written}\"");
+            assert_eq!(as_go_reads(&written), format!("\"{read}\""));
+            serde_json::from_str::<String>(&as_go_reads(&written)).unwrap();
+        }
+    }
 }
 
 /// After the server was killed in the middle of a line: what comes next begins on a new one.
