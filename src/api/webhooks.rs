@@ -166,36 +166,39 @@ type Resources<'a> = BTreeMap<(&'a str, &'a str), BTreeSet<&'a str>>;
 
 impl Registration<'_> {
     fn validating(&self) -> Vec<Value> {
-        let changed = |path: &[&str]| vec![condition("images-change", &images_change(path))];
-        let mut webhooks = vec![self.webhook(
-            VALIDATE,
-            &images_of(&[]),
-            &pods(&["CREATE", "UPDATE"]),
-            &self.governed(),
-            &changed(&[]),
-        )];
+        let mut webhooks = self.images(&[], &pods);
         for (path, resources) in self.by_template(&PARTS) {
-            let rules = rules(&resources, &["CREATE", "UPDATE"]);
-            webhooks.push(self.webhook(VALIDATE, &images_of(path), &rules, &self.governed(), &changed(path)));
+            webhooks.extend(self.images(path, &|operation| rules(&resources, &[operation])));
         }
         webhooks.push(self.own_kinds());
         webhooks.push(self.histories());
         webhooks
     }
 
+    /// What is new, and what changes. Of what is new everything is asked about: a condition, even one that always holds, costs
+    /// the API server more than the question.
+    fn images(&self, path: &[&str], rules: &dyn Fn(&'static str) -> Vec<Value>) -> Vec<Value> {
+        let governed = self.governed();
+        let changes = condition("images-change", &images_change(path));
+        vec![
+            self.webhook(VALIDATE, &images_of(path), &rules("CREATE"), &governed, &[]),
+            self.webhook(VALIDATE, &changes_of(path), &rules("UPDATE"), &governed, &[changes]),
+        ]
+    }
+
     fn mutating(&self) -> Vec<Value> {
-        let mut webhooks = vec![self.webhook(
-            MUTATE,
-            &images_of(&[]),
-            &pods(&["CREATE", "UPDATE"]),
-            &self.governed(),
-            &[condition("images-change", &images_change(&[])), condition("a-tag-is-named", &names_tag())],
-        )];
+        let tag = || condition("a-tag-is-named", &names_tag());
+        let changes = condition("images-change", &images_change(&[]));
+        let governed = self.governed();
+        let mut webhooks = vec![
+            self.webhook(MUTATE, &images_of(&[]), &pods("CREATE"), &governed, &[tag()]),
+            self.webhook(MUTATE, &changes_of(&[]), &pods("UPDATE"), &governed, &[changes, tag()]),
+        ];
         // A hold stands on a workload that is there; nothing else of a workload is ever changed.
         for (path, resources) in self.by_template(&[]) {
             let rules = rules(&resources, &["UPDATE"]);
             let conditions = [condition("images-change", &images_change(path))];
-            webhooks.push(self.webhook(MUTATE, &images_of(path), &rules, &self.governed(), &conditions));
+            webhooks.push(self.webhook(MUTATE, &changes_of(path), &rules, &governed, &conditions));
         }
         for webhook in &mut webhooks {
             // A sidecar that another webhook brings in later is pinned, too.
@@ -266,19 +269,22 @@ impl Registration<'_> {
         if let Some(bundle) = self.ca_bundle {
             client["caBundle"] = BASE64_STANDARD.encode(bundle).into();
         }
-        json!({
+        let mut webhook = json!({
             "name": name,
             "clientConfig": client,
             "rules": rules,
             "namespaceSelector": namespaces,
             "objectSelector": {},
-            "matchConditions": conditions,
             "matchPolicy": "Equivalent",
             "failurePolicy": "Fail",
             "sideEffects": "None",
             "timeoutSeconds": TIMEOUT_SECONDS,
             "admissionReviewVersions": ["v1"],
-        })
+        });
+        if !conditions.is_empty() {
+            webhook["matchConditions"] = conditions.into();
+        }
+        webhook
     }
 }
 
@@ -298,6 +304,11 @@ fn images_of(path: &[&str]) -> String {
     name + "images.countersign.dev"
 }
 
+/// The name of the webhook for images that change.
+fn changes_of(path: &[&str]) -> String {
+    format!("changed.{}", images_of(path))
+}
+
 fn rules(resources: &Resources<'_>, operations: &[&str]) -> Vec<Value> {
     let rule = |((group, version), resources): (&(&str, &str), &BTreeSet<&str>)| {
         json!({
@@ -311,9 +322,11 @@ fn rules(resources: &Resources<'_>, operations: &[&str]) -> Vec<Value> {
     resources.iter().map(rule).collect()
 }
 
-fn pods(operations: &[&str]) -> Vec<Value> {
-    let resources = BTreeSet::from(["pods", "pods/ephemeralcontainers", "pods/resize"]);
-    rules(&BTreeMap::from([(("", "v1"), resources)]), operations)
+/// Subresources of Pods are only updated.
+fn pods(operation: &'static str) -> Vec<Value> {
+    let all = BTreeSet::from(["pods", "pods/ephemeralcontainers", "pods/resize"]);
+    let resources = if operation == "CREATE" { BTreeSet::from(["pods"]) } else { all };
+    rules(&BTreeMap::from([(("", "v1"), resources)]), &[operation])
 }
 
 fn named(names: &[&str], operator: &str) -> Value {
@@ -350,7 +363,7 @@ fn entries(object: &str, path: &[&str], list: &str) -> String {
     format!("optional.ofNonZeroValue(dyn({spec}[?{list}].orValue(null))).orValue([])")
 }
 
-/// Whether an object names an image that it did not name before at the same place.
+/// Whether an update names an image that was not named before at the same place.
 fn images_change(path: &[&str]) -> String {
     let (now, before) = (entries("object", path, "list"), entries("oldObject", path, "list"));
     let containers = format!(
@@ -363,7 +376,7 @@ fn images_change(path: &[&str]) -> String {
     // What is the same is not looked into, however long or odd it is.
     let template = if path.is_empty() { &["spec"] } else { path };
     let (now, before) = (field("object", template), field("oldObject", template));
-    format!("oldObject == null || {now} != {before} && ({containers} || {volumes})")
+    format!("{now} != {before} && ({containers} || {volumes})")
 }
 
 /// Whether a Pod names an image without a digest.
@@ -451,7 +464,7 @@ mod tests {
         assert!(stands(&stored, &wanted, None));
         for (pointer, value) in [
             ("/webhooks/0/failurePolicy", json!("Ignore")),
-            ("/webhooks/0/matchConditions", json!([{"name": "never", "expression": "false"}])),
+            ("/webhooks/1/matchConditions", json!([{"name": "never", "expression": "false"}])),
             ("/webhooks/0/namespaceSelector", json!({})),
             ("/webhooks", json!([])),
             ("/metadata/labels", json!({})),

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 /// A JSON value that is kept and seldom looked at: as text it takes a small part of the memory that its tree would take.
@@ -26,6 +27,12 @@ impl Packed {
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Packed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| Self::new(&value))
     }
 }
 

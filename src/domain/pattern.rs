@@ -11,7 +11,19 @@ use super::image::{Repository, is_host, normal_host};
 #[derive(Clone)]
 pub struct Pattern {
     text: String,
-    glob: GlobMatcher,
+    shape: Shape,
+}
+
+/// Every review matches all patterns: what as good as every pattern looks like is matched without an automaton.
+#[derive(Clone)]
+enum Shape {
+    /// `**`
+    Any,
+    /// Without wildcards.
+    One,
+    /// `registry/path/**`: what everything begins with that matches.
+    Below(String),
+    Glob(GlobMatcher),
 }
 
 /// Why a text is no pattern.
@@ -35,13 +47,26 @@ impl Pattern {
             .build()
             .map_err(|e| error(e.kind().to_string()))?
             .compile_matcher();
-        Ok(Self { text: normal, glob })
+        let literal = |text: &str| !text.contains(['*', '?', '[', ']', '{', '}', '\\', ',']);
+        let shape = match normal.strip_suffix("**") {
+            Some("") => Shape::Any,
+            Some(begin) if begin.ends_with('/') && literal(begin) => Shape::Below(begin.to_owned()),
+            Some(_) => Shape::Glob(glob),
+            None if literal(&normal) => Shape::One,
+            None => Shape::Glob(glob),
+        };
+        Ok(Self { text: normal, shape })
     }
 
     /// Whether the whole repository matches.
     pub fn matches(&self, repository: &Repository) -> bool {
-        // What most policies say needs no look.
-        self.text == "**" || self.glob.is_match(repository.as_str())
+        let name = repository.as_str();
+        match &self.shape {
+            Shape::Any => true,
+            Shape::One => name == self.text,
+            Shape::Below(begin) => name.len() > begin.len() && name.starts_with(begin.as_str()),
+            Shape::Glob(glob) => glob.is_match(name),
+        }
     }
 }
 
@@ -83,6 +108,8 @@ impl PartialEq for Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// A pattern that matches more than it says lets a look-alike registry or a sibling repository in.
@@ -120,5 +147,19 @@ mod tests {
         assert!(Pattern::new("").is_err());
         assert!(Pattern::new("registry.example/[").is_err());
         assert!(Pattern::new("registry.example/a@sha256:x").is_err());
+    }
+
+    proptest! {
+        /// If this fails, what a pattern matches depends on how it happens to look.
+        #[test]
+        fn every_shape_matches_as_its_glob_does(
+            pattern in r"(a|b|a\*|\*|\*\*|a\?|\{a,b\})(\.example)?(/(a|b|ab|\*|\*\*|[ab]\*\*)){0,3}",
+            repository in r"(a|b|ab)\.example(/(a|b|ab)){1,3}",
+        ) {
+            let pattern = Pattern::new(&pattern).unwrap();
+            let repository: Repository = repository.parse().unwrap();
+            let glob = GlobBuilder::new(&pattern.text).literal_separator(true).build().unwrap().compile_matcher();
+            prop_assert_eq!(pattern.matches(&repository), glob.is_match(repository.as_str()));
+        }
     }
 }

@@ -19,7 +19,7 @@ use kube::{
     core::{ApiResource, DynamicObject, Request, object::HasStatus},
 };
 use parking_lot::RwLock;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 pub use account::Account;
@@ -33,7 +33,7 @@ pub use resources::Resource;
 use crate::{
     adapters::chain,
     api::status_patch,
-    domain::{inventory::ObjectId, ownership::MANAGER, workload::Kind},
+    domain::{inventory::ObjectId, ownership::MANAGER, packed::Packed, workload::Kind},
 };
 
 /// How long one request may take.
@@ -210,22 +210,21 @@ impl Cluster {
         let request = Request::new(DynamicObject::url_path(&resource.api, scope));
         let mut params = kube::api::ListParams::default().labels(selector).limit(PAGE);
         loop {
-            let page = self.send("list", &resource.api.plural, request.list(&params)).await;
+            let page: Result<Page, _> = self.send("list", &resource.api.plural, request.list(&params)).await;
             if page.as_ref().is_err_and(|error: &Error| error.code() == Some(404)) {
                 // The kind went, or is served elsewhere by now: it is looked up anew.
                 let (api_version, kind) = (&resource.api.api_version, &resource.api.kind);
                 self.resources.write().remove(&(api_version.clone(), kind.clone()));
             }
-            let mut page: Value = page?;
-            if let Some(Value::Array(items)) = page.get_mut("items").map(Value::take) {
-                for mut item in items {
-                    // The items of a list do not say what they are.
-                    item["apiVersion"] = Value::from(resource.api.api_version.as_str());
-                    item["kind"] = Value::from(resource.api.kind.as_str());
-                    see(item);
-                }
+            let Page { metadata, items } = page?;
+            for item in items.into_iter().flatten() {
+                let mut item = item.open();
+                // The items of a list do not say what they are.
+                item["apiVersion"] = Value::from(resource.api.api_version.as_str());
+                item["kind"] = Value::from(resource.api.kind.as_str());
+                see(item);
             }
-            match page.pointer("/metadata/continue").and_then(Value::as_str) {
+            match metadata.next.as_deref() {
                 Some(token) if !token.is_empty() => params = params.continue_token(token),
                 Some(_) | None => return Ok(()),
             }
@@ -376,6 +375,21 @@ async fn send_by<T: DeserializeOwned>(
         }
         Err(_) => Err(Error::TimedOut { operation, object: object.to_owned() }),
     }
+}
+
+/// Part of a list. Its objects are texts until they are looked at: as trees they would take many times as much.
+#[derive(Deserialize)]
+struct Page {
+    metadata: PageMeta,
+    /// `null` where there are none.
+    #[serde(default)]
+    items: Option<Vec<Packed>>,
+}
+
+#[derive(Deserialize)]
+struct PageMeta {
+    #[serde(default, rename = "continue")]
+    next: Option<String>,
 }
 
 /// What an object is, from its own words.
