@@ -50,6 +50,7 @@ mod overlays;
 mod probes;
 mod quickstart;
 mod registration;
+mod registry_hostile;
 mod rules;
 mod story_away;
 mod story_bare;

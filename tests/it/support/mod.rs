@@ -9,6 +9,7 @@ pub mod operator;
 pub mod pods;
 pub mod raw;
 pub mod registrar;
+pub mod registry;
 pub mod repo;
 pub mod scene;
 pub mod service;
