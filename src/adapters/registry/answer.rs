@@ -41,7 +41,7 @@ impl Answer {
         let (content_type, link, retry_after) = (header(CONTENT_TYPE), header(LINK), header(RETRY_AFTER));
         let (status, url) = (response.status(), response.url().clone());
         let found = status == StatusCode::OK;
-        let most = if found { most } else { REFUSAL_BYTES.min(most.max(1)) };
+        let most = if found { most } else { REFUSAL_BYTES };
         let mut body = Vec::new();
         let mut too_long = response.content_length().is_some_and(|length| length > most);
         while !too_long && let Some(chunk) = response.chunk().await.map_err(|error| explain(what, error))? {

@@ -206,3 +206,97 @@ fn secret(text: &str) -> Option<HeaderValue> {
     value.set_sensitive(true);
     Some(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login() -> Login {
+        Login {
+            username: "ada".to_owned(),
+            password: "hunter2".into(),
+            secret: "apps/pull".to_owned(),
+            fingerprint: [0; 32],
+        }
+    }
+
+    fn claim<'a>(host: &'a str, registry: &'a Url, login: &'a Login) -> Claim<'a> {
+        Claim { host, registry, path: "shop/cart", login: Some(login), what: "it" }
+    }
+
+    /// CVE-2026-48978: whoever answers for a registry names a realm of its own.
+    #[test]
+    fn only_a_registrys_own_realm_and_listed_ones_are_trusted() {
+        let listed = [("registry.gitlab.com".to_owned(), ["gitlab.com".to_owned()].into())];
+        let grants = Grants::new(listed.into());
+        for (host, registry, realm, trusted) in [
+            ("docker.io", "https://registry-1.docker.io/", "https://auth.docker.io/token", true),
+            ("docker.io", "https://registry-1.docker.io/", "http://auth.docker.io/token", false),
+            ("docker.io", "https://registry-1.docker.io/", "https://auth.docker.io:444/token", false),
+            ("docker.io", "https://registry-1.docker.io/", "https://auth.docker.io.evil/token", false),
+            ("docker.io", "https://registry-1.docker.io/", "https://registry-1.docker.io/x", true),
+            ("a.example", "https://a.example/", "https://auth.docker.io/token", false),
+            ("a.example", "https://a.example/", "https://a.example/token", true),
+            ("a.example", "https://a.example/", "https://A.example:443/token", true),
+            ("a.example", "https://a.example/", "https://a.example:444/token", false),
+            ("a.example", "https://a.example/", "http://a.example/token", false),
+            ("a.example", "https://a.example/", "https://auth.a.example/token", false),
+            ("a.example:5000", "https://a.example:5000/", "https://a.example/token", false),
+            ("registry.gitlab.com", "https://registry.gitlab.com/", "https://gitlab.com/jwt/auth", true),
+            ("registry.gitlab.com", "https://registry.gitlab.com/", "http://gitlab.com/jwt/auth", false),
+            ("a.example", "https://a.example/", "https://gitlab.com/jwt/auth", false),
+        ] {
+            let (registry, login) = (Url::parse(registry).unwrap(), login());
+            let realm = Url::parse(realm).unwrap();
+            assert_eq!(grants.trusts(&claim(host, &registry, &login), &realm), trusted, "{host} {realm}");
+        }
+    }
+
+    /// Whoever stands on the way would have the password.
+    #[test]
+    fn credentials_go_over_tls_or_this_machine_only() {
+        let login = login();
+        for (url, goes) in [
+            ("https://a.example/", true),
+            ("http://a.example/", false),
+            ("http://10.0.0.1:5000/", false),
+            ("http://localhost.example/", false),
+            ("http://localhost:5000/", true),
+            ("http://127.0.0.1:5000/", true),
+            ("http://[::1]:5000/", true),
+        ] {
+            let registry = Url::parse(url).unwrap();
+            let value = basic(&claim("a.example", &registry, &login), &registry, &login);
+            assert_eq!(value.is_ok(), goes, "{url}");
+            match value {
+                Ok(value) => {
+                    assert!(value.is_sensitive() && !format!("{value:?}").contains("YWRh"), "{value:?}")
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains("apps/pull") && !text.contains("hunter2"), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_ends_and_has_a_bound() {
+        let (registry, login) = (Url::parse("https://a.example/").unwrap(), login());
+        let grants = Grants::new(BTreeMap::new());
+        let grant = || Grant { authorization: HeaderValue::from_static("x"), withheld: None };
+        let ada = claim("a.example", &registry, &login);
+        grants.keep(ada.key(), grant(), MARGIN);
+        assert!(grants.known(&ada).is_none(), "it is over before it arrives");
+        grants.keep(ada.key(), grant(), 300);
+        assert!(grants.known(&ada).is_some());
+        for other in [Claim { login: None, ..ada }, Claim { path: "shop", ..ada }] {
+            assert!(grants.known(&other).is_none());
+        }
+        for n in 0..3 * KEPT {
+            let path = format!("r{n}");
+            grants.keep(Claim { path: &path, ..ada }.key(), grant(), 300);
+            assert!(grants.kept.lock().len() <= KEPT);
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod configured;
+pub mod distribution;
 pub mod flux;
 pub mod guarded;
 pub mod manifests;

@@ -16,7 +16,10 @@ use axum::{
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use countersign::domain::image::{Digest, Repository};
+use countersign::{
+    adapters::registry::{Format, Keychain, Settings},
+    domain::image::{Digest, Repository},
+};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -332,6 +335,28 @@ impl OciServer {
     fn with<T>(&self, path: &str, work: impl FnOnce(&mut Stored) -> T) -> T {
         work(self.shared.store.lock().unwrap().entry(path.to_owned()).or_default())
     }
+}
+
+/// How these registries are reached, and no others.
+pub fn settings(servers: &[&OciServer]) -> Settings {
+    Settings {
+        ca: servers.iter().filter_map(|server| server.ca.clone()).collect(),
+        plain_http: servers
+            .iter()
+            .filter(|server| server.ca.is_none())
+            .map(|server| server.host.clone())
+            .collect(),
+        private: "127.0.0.1,localhost".parse().unwrap(),
+        ..Settings::default()
+    }
+}
+
+/// The pull secret `apps/pull`, for a host or a part of it.
+pub fn keychain(scope: &str, username: &str, password: &str) -> Keychain {
+    let mut keychain = Keychain::default();
+    let config = json!({"auths": {scope: {"username": username, "password": password}}});
+    keychain.add("apps/pull", Format::DockerConfigJson, config.to_string().as_bytes()).unwrap();
+    keychain
 }
 
 pub fn digest_of(bytes: &[u8]) -> Digest {
