@@ -4,6 +4,7 @@ pub mod certificate;
 pub mod cluster;
 pub mod git;
 pub mod kustomize;
+pub mod registry;
 
 /// An error with everything that caused it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

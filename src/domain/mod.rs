@@ -25,6 +25,7 @@ pub mod pods;
 pub mod policy;
 pub mod push;
 pub mod reach;
+pub mod registry;
 pub mod release;
 pub mod rollout;
 pub mod snippet;

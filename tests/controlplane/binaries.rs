@@ -106,6 +106,14 @@ const GITOPS_ENGINE_MODULE: Module = Module {
     ldflags: "-s -w",
 };
 
+const REGISTRY_MODULE: Module = Module {
+    name: "registry",
+    path: "github.com/distribution/distribution/v3",
+    go_mod: include_str!("tools/registry/go.mod"),
+    go_sum: include_str!("tools/registry/go.sum"),
+    ldflags: "-s -w",
+};
+
 const OLDEST_KUBERNETES: (u32, u32) = (1, 33);
 
 pub const ETCD: Tool = Tool {
@@ -179,6 +187,15 @@ pub const GITOPS_AGENT: Tool = Tool {
     name: "gitops-agent",
     module: &GITOPS_ENGINE_MODULE,
     package: "github.com/argoproj/argo-cd/gitops-engine/agent",
+    oldest: None,
+    build_time: "2 minutes",
+};
+
+/// The registry that most others are compared with. It has no referrers API.
+pub const REGISTRY: Tool = Tool {
+    name: "registry",
+    module: &REGISTRY_MODULE,
+    package: "github.com/distribution/distribution/v3/cmd/registry",
     oldest: None,
     build_time: "2 minutes",
 };

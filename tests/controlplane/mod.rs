@@ -46,7 +46,8 @@ use kube::{Api, Client, ResourceExt as _};
 pub use self::{
     audit::{AuditEvent, AuditObject, AuditUser},
     binaries::{
-        CONTROL_PLANE, GITOPS_AGENT, HELM, KUSTOMIZE, KUSTOMIZE_CONTROLLER, Module, Tool, find_or_build,
+        CONTROL_PLANE, GITOPS_AGENT, HELM, KUSTOMIZE, KUSTOMIZE_CONTROLLER, Module, REGISTRY, Tool,
+        find_or_build,
     },
     certificates::{Authority, Certified},
     wait::{eventually, within},

@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod configured;
+pub mod distribution;
 pub mod flux;
 pub mod guarded;
 pub mod manifests;
@@ -9,6 +10,7 @@ pub mod operator;
 pub mod pods;
 pub mod raw;
 pub mod registrar;
+pub mod registry;
 pub mod repo;
 pub mod scene;
 pub mod service;
