@@ -2,6 +2,7 @@
 //! of valid.
 
 mod attempts;
+mod gates;
 mod intervention;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use super::{
     annotation::FORGET_REVOCATION,
     approved_image::Role as WireRole,
     image_policy::{
-        ApprovedFrom, Mode as WireMode, OnFailedRollout as WireOnFailedRollout,
-        OnRevocation as WireOnRevocation,
+        ApprovedBy, ApprovedFrom, Mode as WireMode, OnFailedRollout as WireOnFailedRollout,
+        OnGateFailure as WireOnGateFailure, OnRevocation as WireOnRevocation,
     },
     release_history::{
         Hold as WireHold, Outcome as WireOutcome, RecordedRollback, Rejected as WireRejected, RejectionCause,
@@ -28,7 +29,8 @@ use crate::domain::{
     packed::Packed,
     pattern::Pattern,
     policy::{
-        Approval, Mode, OnFailedRollout, OnRevocation, Operator, Policy, Requirement, Selector, Sources,
+        Approval, Mode, OnFailedRollout, OnGateFailure, OnRevocation, Operator, Policy, Requirement,
+        Selector, Sources,
     },
     release::{Cause, History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
 };
@@ -117,6 +119,14 @@ impl ImagePolicy {
                 from_root: approval.from.contains(&ApprovedFrom::Root),
                 from_namespace: approval.from.contains(&ApprovedFrom::Namespace),
                 max_age: approval.max_age.map(|age| std::time::Duration::from_secs(age.as_secs())),
+            }),
+            gates: gates::gates(spec, &namespace)?,
+            approves: is_root
+                && spec.approval.as_ref().is_some_and(|approval| approval.by == ApprovedBy::Gates),
+            pull_secrets: spec.pull_secrets.iter().map(|secret| secret.name.clone()).collect(),
+            on_gate_failure: rollback.and_then(|rollback| rollback.on_gate_failure).map(|said| match said {
+                WireOnGateFailure::LastGood => OnGateFailure::LastGood,
+                WireOnGateFailure::None => OnGateFailure::None,
             }),
             on_revocation: rollback.and_then(|rollback| rollback.on_revocation).map(|said| match said {
                 WireOnRevocation::LastGood => OnRevocation::LastGood,
@@ -380,7 +390,8 @@ mod tests {
             "apiVersion": "countersign.dev/v1alpha1", "kind": "ImagePolicy",
             "metadata": {"name": "p", "namespace": "shop"},
             "spec": {"mode": "Enforce", "match": {"namespaceSelector": {"matchLabels": {"env": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]},
-                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "onFailedRollout": "LastGood", "healthyFor": "5s"},
+                "exclude": {"images": ["a/*"], "namespaces": ["b"]}}, "rollback": {"onRevocation": "None", "onGateFailure": "LastGood", "onFailedRollout": "LastGood", "healthyFor": "5s"},
+                "approval": {"by": "Gates"}, "maxImageAge": "90d", "pullSecrets": [{"name": "registry"}],
                 "admission": {"pinPods": false}},
         });
         let read =
@@ -392,7 +403,14 @@ mod tests {
         );
         assert_eq!((root.on_revocation, root.healthy_for.unwrap().as_secs()), (Some(OnRevocation::None), 5));
         assert_eq!((root.on_failed_rollout, root.pin_pods), (Some(OnFailedRollout::LastGood), Some(false)));
+        assert_eq!((root.on_gate_failure, root.approves), (Some(OnGateFailure::LastGood), true));
         let tenant = read("countersign-system");
+        assert_eq!((tenant.on_gate_failure, tenant.approves), (None, false));
+        assert_eq!(
+            (tenant.gates.len(), tenant.pull_secrets),
+            (1, ["registry".to_owned()].into()),
+            "its own to say"
+        );
         assert_eq!(
             (tenant.namespaces.0.len(), tenant.exclude_images.len(), tenant.exclude_namespaces.len()),
             (0, 0, 0)

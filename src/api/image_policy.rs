@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::schema;
 use crate::domain::duration::Duration;
 
+pub mod evidence;
+
+use evidence::{AttestationRule, BaseRule, PullSecret, ScanRule, Signatures};
+
 /// What images must be for the workloads this policy matches.
 ///
 /// Policies only add up: all that match must pass. In the operator's own namespace a policy counts for the
@@ -61,6 +65,14 @@ use crate::domain::duration::Duration;
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.attestations) || self.attestations.all(a, has(self.signatures) && self.signatures.exists(s, s.name == a.signedBy))")
+        .message("signedBy of an attestation must name an entry of signatures"),
+    validation = Rule::new("!has(self.scan) || !has(self.scan.signedBy) || (has(self.signatures) && self.signatures.exists(s, s.name == self.scan.signedBy))")
+        .message("signedBy of scan must name an entry of signatures"),
+    validation = Rule::new("!has(self.approval) || self.approval.by != 'Gates' || has(self.signatures) || has(self.attestations) || has(self.scan) || has(self.base) || has(self.maxImageAge)")
+        .message("approval by Gates needs signatures, attestations, scan, base or maxImageAge")
+)]
 pub struct ImagePolicySpec {
     /// How strict the policy is. Enforce: images are pinned, moved and denied. Warn: clients are warned, nothing
     /// is changed or denied. Audit: only the status and the metrics say what Enforce would do. Required.
@@ -82,6 +94,30 @@ pub struct ImagePolicySpec {
     /// Which approval an image needs. Absent: none, only the rules about the reference itself apply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
+    /// Who must have signed an image: every entry must be met. Default: nobody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub signatures: Vec<Signatures>,
+    /// What somebody must attest of an image: every entry must be met. Default: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub attestations: Vec<AttestationRule>,
+    /// What scanners may have found. Absent: anything, and no report is needed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<ScanRule>,
+    /// What an image may be built on. Absent: anything that is not revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRule>,
+    /// How old an image may be, by what each of its platforms says of when it was built, in days, hours, minutes and
+    /// seconds, such as 90d. An image that does not say it is too old. Default: of any age.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("self.matches('[1-9]')").message("maxImageAge must be longer than zero"))]
+    pub max_image_age: Option<Duration>,
+    /// Secrets in the namespace of the policy with which evidence is read from registries
+    /// (kubernetes.io/dockerconfigjson). Default: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub pull_secrets: Vec<PullSecret>,
     /// When a workload goes back to an earlier release. Only in the operator's own namespace. Where several
     /// matching policies say something, the more cautious value counts, field by field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,7 +232,9 @@ pub struct Sources {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Approval {
-    /// Who approves. People: somebody wrote the ApprovedImage. Required.
+    /// Who approves. People: somebody wrote the ApprovedImage. Gates: the operator writes it, in its own namespace, once
+    /// signatures, attestations, scan, base and maxImageAge all pass; only in the operator's own namespace, and only where
+    /// the policy has one of these. Required.
     pub by: ApprovedBy,
     /// Whose ApprovedImages count. Root: those in the operator's own namespace. Namespace: those in the
     /// workload's namespace. Default: both.
@@ -221,6 +259,8 @@ fn from_everywhere() -> Vec<ApprovedFrom> {
 pub enum ApprovedBy {
     /// Somebody wrote the `ApprovedImage`.
     People,
+    /// The operator writes it once all gates pass.
+    Gates,
 }
 
 /// Whose `ApprovedImages` count.
@@ -243,6 +283,12 @@ pub struct Rollback {
     /// matching policy says anything, or where they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_revocation: Option<OnRevocation>,
+    /// What happens to a workload that runs an image which newly fails signatures, attestations, scan, base or
+    /// maxImageAge, as a second look confirmed. LastGood: it goes back as from a revoked digest. None: it keeps
+    /// running. What could not be looked at never sends a release back. None where no matching policy says anything, or
+    /// where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_gate_failure: Option<OnGateFailure>,
     /// What happens to a workload whose new release does not roll out in time because its containers started and
     /// kept crashing. LastGood: it goes back to its last good release, once, and is held there. None: it stays.
     /// Images that cannot be pulled, pods that find no node and quotas never send a release back. None where no
@@ -265,6 +311,19 @@ pub enum OnRevocation {
     #[default]
     LastGood,
     /// It keeps running, with an alarm.
+    None,
+}
+
+/// What happens to a workload that runs an image which newly fails a gate.
+#[derive(
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash,
+)]
+#[schemars(inline, transform = schema::without_description)]
+pub enum OnGateFailure {
+    /// It moves to its last good release whose images are permitted, and is held there.
+    LastGood,
+    /// It keeps running.
+    #[default]
     None,
 }
 
@@ -307,14 +366,22 @@ impl ImagePolicy {
             matches,
             sources: _,
             require_digest: _,
-            approval: _,
+            approval,
+            signatures: _,
+            attestations: _,
+            scan: _,
+            base: _,
+            max_image_age: _,
+            pull_secrets: _,
             rollback,
             admission,
         } = &self.spec;
+        let by_gates = approval.as_ref().is_some_and(|approval| approval.by == ApprovedBy::Gates);
         let Match { images: _, namespace_selector, exclude } = matches;
         [
             ("spec.match.namespaceSelector", namespace_selector.is_some()),
             ("spec.match.exclude", exclude.is_some()),
+            ("spec.approval.by", by_gates),
             ("spec.rollback", rollback.is_some()),
             ("spec.admission", admission.is_some()),
         ]

@@ -196,7 +196,7 @@ mod tests {
             "spec.match.images[1]: must be a string, not a number; \
              spec.mode: must be one of Enforce, Warn, Audit, not \"On\"; \
              spec.suspended: unknown field; known here: \
-             admission, approval, match, mode, requireDigest, rollback, sources, suspend"
+             admission, approval, attestations, base, match, maxImageAge, mode, pullSecrets, requireDigest, rollback, scan, signatures, sources, suspend"
         );
     }
 

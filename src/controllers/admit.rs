@@ -277,7 +277,7 @@ fn webhook(request: &Request<Bytes>) -> Option<Webhook> {
 
 fn known<'a>(memory: &'a State, policies: &'a [&'a Policy], namespace: &'a str) -> Known<'a> {
     Known {
-        judge: Judge { policies, ledger: &memory.ledger, namespace, now: now() },
+        judge: Judge { policies, ledger: &memory.ledger, evidence: &memory.evidence, namespace, now: now() },
         running: &memory.running,
         unreadable_records: memory.invalid.keys().any(|(kind, _)| *kind == "ApprovedImage"),
     }

@@ -47,6 +47,7 @@ async fn look(ctx: &Ctx) -> Result<Report, Error> {
             let judge = Judge {
                 policies: &policies,
                 ledger: &memory.ledger,
+                evidence: &memory.evidence,
                 namespace: text("namespace"),
                 now: now(),
             };

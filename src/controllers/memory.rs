@@ -18,6 +18,7 @@ use crate::{
         bare::Report,
         blocked::Blocked,
         condition::READY,
+        evidence::EvidenceOf,
         image::{Digest, ImageRef, Repository},
         intervention::Asked,
         inventory::Inventory,
@@ -133,6 +134,8 @@ pub struct Area {
 pub struct State {
     /// All approvals and revocations.
     pub ledger: Ledger,
+    /// What is known of images.
+    pub evidence: EvidenceOf,
     /// How often ledger, policies or namespaces have changed.
     pub rules: u64,
     /// The approved images themselves.

@@ -199,7 +199,13 @@ fn with_world<T>(
     look: impl FnOnce(&World<'_>) -> T,
 ) -> T {
     let policies = memory.policies_for(&id.namespace, &ctx.root);
-    let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now };
+    let judge = Judge {
+        policies: &policies,
+        ledger: &memory.ledger,
+        evidence: &memory.evidence,
+        namespace: &id.namespace,
+        now,
+    };
     let none = Tracked::default();
     let tracked = memory.histories.get(id).unwrap_or(&none);
     let live = memory.live.get(id).map(Live::open);

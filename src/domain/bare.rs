@@ -171,7 +171,13 @@ mod tests {
         let ledger: Ledger = [revoked, record("good", 2, "2.0")].into_iter().collect();
         let own = policy();
         let policies: [&Policy; 1] = [&own];
-        let judge = Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) };
+        let judge = Judge {
+            policies: &policies,
+            ledger: &ledger,
+            evidence: crate::domain::evidence::EvidenceOf::nothing(),
+            namespace: "shop",
+            now: at(100),
+        };
         let mut report = Report::default();
         let mut add = |object: &Value| {
             report.add("Pod", "shop", "x", &bare_images(object, "").unwrap(), &judge);

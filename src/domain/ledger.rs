@@ -104,16 +104,22 @@ pub struct Acceptance<'a> {
 }
 
 impl Acceptance<'_> {
+    /// Whether a record approves its image to run.
     fn accepts(&self, record: &Record, now: Timestamp) -> bool {
+        record.role == Role::Application && self.counts(record, now)
+    }
+
+    /// Whether a record counts, for whatever it approves its image for.
+    fn counts(&self, record: &Record, now: Timestamp) -> bool {
         let from = match &record.scope {
             Scope::Root => self.from_root,
             Scope::Namespace(own) => self.from_namespace && own == self.namespace,
         };
-        from && record.role == Role::Application && !record.forgotten && record.approved_at <= now
+        from && !record.forgotten && record.approved_at <= now
     }
 
     /// When an accepted record ends by itself.
-    fn end(&self, record: &Record) -> Option<Timestamp> {
+    pub fn end(&self, record: &Record) -> Option<Timestamp> {
         let aged = self.max_age.and_then(|age| record.approved_at.checked_add(age).ok());
         [record.expires_at, aged].into_iter().flatten().min()
     }
@@ -135,6 +141,7 @@ pub struct Ledger {
     by_digest: BTreeMap<Digest, BTreeSet<RecordKey>>,
     by_repository: BTreeMap<Repository, BTreeSet<RecordKey>>,
     by_tag: BTreeMap<(Repository, Tag), BTreeSet<RecordKey>>,
+    bases: BTreeSet<RecordKey>,
 }
 
 impl Ledger {
@@ -150,6 +157,9 @@ impl Ledger {
             let claimed = (record.repository.clone(), tag.clone());
             self.by_tag.entry(claimed).or_default().insert(record.key.clone());
         }
+        if record.role == Role::Base {
+            self.bases.insert(record.key.clone());
+        }
         self.records.insert(record.key.clone(), record);
         true
     }
@@ -157,6 +167,7 @@ impl Ledger {
     /// Removes a record; answers with it.
     pub fn remove(&mut self, key: &RecordKey) -> Option<Record> {
         let record = self.records.remove(key)?;
+        self.bases.remove(key);
         remove_from(&mut self.by_digest, &record.digest, key);
         remove_from(&mut self.by_repository, &record.repository, key);
         if let Some(tag) = &record.tag {
@@ -173,6 +184,24 @@ impl Ledger {
     /// All records, by key.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    /// The records with role Base, by key, whatever their standing.
+    pub fn bases(&self) -> impl Iterator<Item = &Record> {
+        self.bases.iter().filter_map(|key| self.records.get(key))
+    }
+
+    /// The records with role Base that are in force for somebody who asks.
+    pub fn bases_in_force(
+        &self,
+        acceptance: &Acceptance<'_>,
+        now: Timestamp,
+    ) -> impl Iterator<Item = &Record> {
+        self.bases().filter(move |base| {
+            acceptance.counts(base, now)
+                && acceptance.end(base).is_none_or(|end| now < end)
+                && self.revocation(&base.digest, acceptance.namespace).is_none()
+        })
     }
 
     /// Why a digest is revoked in a namespace, if it is: by the root namespace or by its own, in every repository, beating

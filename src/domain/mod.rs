@@ -10,6 +10,7 @@ pub mod destination;
 pub mod drift;
 pub mod duration;
 pub mod evidence;
+pub mod gate;
 pub mod guard;
 pub mod image;
 pub mod intervention;

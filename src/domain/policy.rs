@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    gate::Gate,
     image::{ImageRef, PinnedImage, Repository},
     ledger::{Acceptance, Record, Scope, Standing},
     pattern::Pattern,
@@ -52,6 +53,14 @@ pub struct Policy {
     pub require_digest: bool,
     /// Whose approval it asks for, if any.
     pub approval: Option<Approval>,
+    /// What it asks of evidence.
+    pub gates: Vec<Gate>,
+    /// The operator approves what passes them. Only in the root namespace.
+    pub approves: bool,
+    /// Secrets in its namespace with which evidence is read from registries.
+    pub pull_secrets: BTreeSet<String>,
+    /// What happens to what runs and newly fails a gate; the more cautious value of several policies wins.
+    pub on_gate_failure: Option<OnGateFailure>,
     /// What happens after a revocation; the more cautious value of several policies wins.
     pub on_revocation: Option<OnRevocation>,
     /// What happens to a new release whose containers keep crashing; the more cautious value of several policies wins.
@@ -88,6 +97,15 @@ pub enum OnRevocation {
     /// It moves to its own last good approved release.
     LastGood,
     /// It stays, with an alarm.
+    None,
+}
+
+/// What happens to a workload that runs what newly fails a gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnGateFailure {
+    /// As after a revocation.
+    LastGood,
+    /// It stays.
     None,
 }
 
@@ -189,6 +207,16 @@ impl Policy {
         self.approval.unwrap_or(Approval { from_root: true, from_namespace: true, max_age: None })
     }
 
+    /// Which records with role Base count for its gates. Where the root asks for bases and says nothing of who approves, tenants do not.
+    fn bases<'a>(&self, namespace: &'a str) -> Acceptance<'a> {
+        let open = self.approval.is_none();
+        let acceptance = self.acceptance(namespace);
+        Acceptance {
+            from_namespace: acceptance.from_namespace && !(open && self.scope == Scope::Root),
+            ..acceptance
+        }
+    }
+
     fn acceptance<'a>(&self, namespace: &'a str) -> Acceptance<'a> {
         let approval = self.approvals();
         Acceptance {
@@ -230,6 +258,10 @@ pub enum Code {
     AmbiguousTag,
     /// Its tag now stands for an older image than the one that runs; tags move forward only.
     TagWouldMoveBack,
+    /// Evidence says that it does not have what a gate asks for.
+    GateFailed,
+    /// Evidence does not say whether it has what a gate asks for.
+    GateUnknown,
     /// A Pod names a tag where a digest is asked for: what runs it would resolve the tag anew.
     DigestRequired,
 }
@@ -244,6 +276,8 @@ impl fmt::Display for Code {
             Self::InvalidReference => "InvalidReference",
             Self::AmbiguousTag => "AmbiguousTag",
             Self::TagWouldMoveBack => "TagWouldMoveBack",
+            Self::GateFailed => "GateFailed",
+            Self::GateUnknown => "GateUnknown",
             Self::DigestRequired => "DigestRequired",
         })
     }

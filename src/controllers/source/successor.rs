@@ -100,7 +100,13 @@ pub(super) fn expect<'a>(ctx: &'a Ctx, moving: &[&Item], revoked: &BTreeSet<Dige
 
 fn permitted(memory: &State, root: &str, id: &WorkloadId, item: &Item, revoked: &BTreeSet<Digest>) -> bool {
     let policies = memory.policies_for(&id.namespace, root);
-    let judge = Judge { policies: &policies, ledger: &memory.ledger, namespace: &id.namespace, now: now() };
+    let judge = Judge {
+        policies: &policies,
+        ledger: &memory.ledger,
+        evidence: &memory.evidence,
+        namespace: &id.namespace,
+        now: now(),
+    };
     let wanted = id.kind.template_of(&item.value.open()).map(images).unwrap_or_default();
     !wanted.is_empty()
         && wanted.values().all(|text| {

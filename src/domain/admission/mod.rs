@@ -271,7 +271,9 @@ impl<'a> Bench<'_, '_, 'a> {
                     | Code::Expired
                     | Code::SourceNotAllowed
                     | Code::AmbiguousTag
-                    | Code::TagWouldMoveBack => {}
+                    | Code::TagWouldMoveBack
+                    | Code::GateFailed
+                    | Code::GateUnknown => {}
                 }
                 concerned.insert(*index);
             }

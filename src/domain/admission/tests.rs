@@ -57,7 +57,13 @@ impl Scene {
         answer: impl FnOnce(&Asked<'_>, &Known<'_>) -> T,
     ) -> T {
         let policies: Vec<&Policy> = self.policies.iter().collect();
-        let judge = Judge { policies: &policies, ledger: &self.ledger, namespace: "shop", now: at(100) };
+        let judge = Judge {
+            policies: &policies,
+            ledger: &self.ledger,
+            evidence: crate::domain::evidence::EvidenceOf::nothing(),
+            namespace: "shop",
+            now: at(100),
+        };
         let known = Known { judge, running: &self.running, unreadable_records: false };
         let subject = Subject::find(group_of(kind), kind).unwrap();
         answer(&Asked { subject, object, before, history: self.history.as_ref() }, &known)
@@ -760,7 +766,7 @@ proptest! {
         scene.revoke(revoked);
         let new = object(kind, &borrowed(&images));
         let policies: Vec<&Policy> = scene.policies.iter().collect();
-        let judge = Judge { policies: &policies, ledger: &scene.ledger, namespace: "shop", now: at(100) };
+        let judge = Judge { policies: &policies, ledger: &scene.ledger, evidence: crate::domain::evidence::EvidenceOf::nothing(), namespace: "shop", now: at(100) };
         let bad = images.values().any(|image| {
             !judge.enforced(image).permitted() || (kind == "Pod" && !image.contains('@'))
         });

@@ -1,18 +1,16 @@
 //! What somebody attests of a digest.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 
-use super::{Fingerprint, Signer};
+use super::{Fingerprint, Signature};
 
 /// An in-toto statement about this digest whose signature was found valid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attestation {
     /// The `predicateType` of the statement.
     pub predicate_type: String,
-    /// Who signed it.
-    pub signers: BTreeSet<Signer>,
+    /// Its signatures that were found valid; none where it stands beside the approval in git.
+    pub signatures: Vec<Signature>,
     /// Who built the image, where it is a provenance that says so.
     pub builder: Option<String>,
     /// When it was made: by a log or a timestamp authority, else as the predicate itself says.

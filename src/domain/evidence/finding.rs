@@ -1,10 +1,10 @@
 //! What scanners find.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use jiff::Timestamp;
 
-use super::Signer;
+use super::Signature;
 
 /// What kind of thing a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,18 @@ pub enum Class {
     Misconfiguration,
     /// Something that nobody maintains any more.
     Outdated,
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vulnerability => "vulnerabilities",
+            Self::Secret => "secrets",
+            Self::Malware => "malware",
+            Self::Misconfiguration => "misconfigurations",
+            Self::Outdated => "outdated systems",
+        })
+    }
 }
 
 /// How bad a finding is. Unknown is the worst: nobody has looked how bad it is.
@@ -36,6 +48,33 @@ pub enum Severity {
     Critical,
     /// Not said, or said in a way that is not known.
     Unknown,
+}
+
+impl Severity {
+    /// What a scanner calls it, in any case.
+    pub fn named(name: &str) -> Self {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "negligible" | "none" | "info" | "informational" => Self::Negligible,
+            "low" => Self::Low,
+            "medium" | "moderate" => Self::Medium,
+            "high" | "important" => Self::High,
+            "critical" => Self::Critical,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Negligible => "Negligible",
+            Self::Low => "Low",
+            Self::Medium => "Medium",
+            Self::High => "High",
+            Self::Critical => "Critical",
+            Self::Unknown => "Unknown",
+        })
+    }
 }
 
 /// One thing that a scanner found.
@@ -79,8 +118,8 @@ pub struct Scan {
     pub at: Timestamp,
     /// What it looked for: no finding of a class that is not here says nothing.
     pub covers: BTreeSet<Class>,
-    /// Who signed the report; empty where it stands beside the approval in git, or in the cluster.
-    pub signers: BTreeSet<Signer>,
+    /// Its signatures that were found valid; none where the report stands beside the approval in git, or in the cluster.
+    pub signatures: Vec<Signature>,
     /// What it found, the worst first, as many as are kept.
     pub findings: Vec<Finding>,
     /// How many more there are of each class and severity, which are not kept one by one.

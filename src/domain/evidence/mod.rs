@@ -12,12 +12,20 @@ use jiff::Timestamp;
 use super::image::{Digest, Repository};
 
 mod attestation;
+pub mod expression;
 mod finding;
+mod kept;
+pub mod pem;
+pub mod report;
 mod signer;
+pub mod statement;
+mod trust;
 
 pub use attestation::{Attestation, Condition};
 pub use finding::{Class, Finding, Scan, Severity, Vex};
+pub use kept::EvidenceOf;
 pub use signer::{Fingerprint, Signer};
+pub use trust::{Holder, Place, Trust};
 
 /// What could be found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,10 +77,14 @@ pub struct Platform {
 pub struct Signature {
     /// By whom.
     pub signer: Signer,
+    /// The trust root that what follows was checked against, and the certificate, where there is one; none where only a key was.
+    pub root: Option<Fingerprint>,
     /// When, by a log or a timestamp authority that the trust root names.
     pub at: Option<Timestamp>,
     /// Whether a transparency log of the trust root has it.
     pub logged: bool,
+    /// Whether a certificate log of the trust root promised to have the certificate (SCT).
+    pub sct: bool,
     /// What the signature says besides (cosign's `optional`), as text; signed, too.
     pub annotations: Vec<(String, String)>,
 }

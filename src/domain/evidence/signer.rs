@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// The sha256, in lower-case hex, of what a policy names: the DER of a public key (`SubjectPublicKeyInfo`), the bytes of a trust root,
-/// the text of an expression.
+/// The sha256, in lower-case hex, of what a policy names: the DER of a public key (`SubjectPublicKeyInfo`) or of a
+/// certificate, the bytes of a trust root, the text of an expression.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(String);
 

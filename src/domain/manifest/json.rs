@@ -34,6 +34,21 @@ pub(super) fn read(chunk: &Chunk, limits: &Limits) -> Result<Option<Value>, Prob
     })
 }
 
+/// Reads JSON that is no manifest as strictly: one value, bounded in depth and in the number of its keys and values, without duplicate
+/// keys.
+///
+/// # Errors
+/// With what is wrong, in words that hold nothing of the text but keys.
+pub fn read_json(text: &str, depth: usize, nodes: usize) -> Result<Value, String> {
+    let mut json = Deserializer::from_str(text);
+    let mut left = nodes;
+    let value = Seed { depth: depth.min(MAX_DEPTH), left: &mut left }.deserialize(&mut json);
+    value.and_then(|value| json.end().map(|()| value)).map_err(|error| error.to_string())
+}
+
+/// Deeper values could not be walked through without care for the stack.
+const MAX_DEPTH: usize = 100;
+
 /// Like `Value`'s own reader, with bounds and without duplicate keys.
 struct Seed<'n> {
     depth: usize,

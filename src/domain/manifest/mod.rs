@@ -32,6 +32,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use json::read_json;
 pub use object::Object;
 use serde_json::Value;
 pub use write::{WriteError, to_yaml};

@@ -98,12 +98,7 @@ fn permitted(world: &World<'_>, history: &History, id: &ContainerId, image: &str
 
 /// Why an image is revoked at a place, if that counts there: where an Enforce policy covers it, or (whatever became of the
 /// policies) where the hold keeps something out. What no policy matches is left alone.
-pub(super) fn revoked<'a>(
-    world: &'a World<'_>,
-    history: &History,
-    id: &ContainerId,
-    image: &str,
-) -> Option<&'a str> {
+pub(super) fn revoked(world: &World<'_>, history: &History, id: &ContainerId, image: &str) -> Option<String> {
     let held = history.hold.iter().flat_map(|hold| &hold.rejected).any(|rejected| rejected.container == *id);
     let why = world.judge.revocation(image)?;
     (held || world.judge.enforced(image).governed).then_some(why)

@@ -229,6 +229,7 @@ impl Sim {
             judge: Judge {
                 policies: &policies,
                 ledger: &self.ledger,
+                evidence: crate::domain::evidence::EvidenceOf::nothing(),
                 namespace: "shop",
                 now: at(self.clock),
             },
@@ -322,8 +323,13 @@ impl Sim {
     /// Whatever an action sets is permitted now, or is what the workload's own records let in before; never revoked.
     fn check_sets_nothing_bad(&self, action: &Action) {
         let policies: Vec<&Policy> = self.policies.iter().collect();
-        let judge =
-            Judge { policies: &policies, ledger: &self.ledger, namespace: "shop", now: at(self.clock) };
+        let judge = Judge {
+            policies: &policies,
+            ledger: &self.ledger,
+            evidence: crate::domain::evidence::EvidenceOf::nothing(),
+            namespace: "shop",
+            now: at(self.clock),
+        };
         let mut copy = self.clone();
         let before = self.images();
         copy.act(action).unwrap();

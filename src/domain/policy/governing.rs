@@ -80,6 +80,8 @@ impl Policies {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -118,6 +120,10 @@ mod tests {
                 sources: None,
                 require_digest: false,
                 approval: None,
+                gates: Vec::new(),
+                approves: false,
+                pull_secrets: BTreeSet::new(),
+                on_gate_failure: None,
                 on_revocation: None,
                 on_failed_rollout: None,
                 healthy_for: None,

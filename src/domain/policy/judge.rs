@@ -4,8 +4,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{Approval, Code, DEFAULT_HEALTHY_FOR, Mode, OnFailedRollout, OnRevocation, Policy, Reason};
+use super::{
+    Approval, Code, DEFAULT_HEALTHY_FOR, Mode, OnFailedRollout, OnGateFailure, OnRevocation, Policy, Reason,
+};
 use crate::domain::{
+    evidence::EvidenceOf,
+    gate::{Seen, Verdict, evaluate, revoked_base},
     image::{ImageRef, ParseError, PinnedImage, Repository},
     ledger::{Acceptance, Ledger, Standing},
 };
@@ -77,6 +81,8 @@ pub struct Judge<'a> {
     pub policies: &'a [&'a Policy],
     /// All records.
     pub ledger: &'a Ledger,
+    /// All evidence.
+    pub evidence: &'a EvidenceOf,
     /// The namespace.
     pub namespace: &'a str,
     /// The moment.
@@ -150,9 +156,40 @@ impl<'a> Judge<'a> {
     }
 
     /// Why the digest of an image as set is revoked here, whether or not a policy covers it.
-    pub fn revocation(&self, image: &str) -> Option<&str> {
-        let digest = image.parse::<ImageRef>().ok()?.digest?;
-        self.ledger.revocation(&digest, self.namespace)
+    pub fn revocation(&self, image: &str) -> Option<String> {
+        let image = image.parse::<ImageRef>().ok()?.pinned()?;
+        self.revoked(&image)
+    }
+
+    /// Why an image is revoked here, by itself or by what it is built on.
+    fn revoked(&self, image: &PinnedImage) -> Option<String> {
+        let PinnedImage { repository, digest, .. } = image;
+        let itself = self.ledger.revocation(digest, self.namespace).map(str::to_owned);
+        itself.or_else(|| revoked_base(repository, digest, self.ledger, self.evidence, self.namespace))
+    }
+
+    /// What the gates of a policy have against an image.
+    fn gates(&self, policy: &Policy, image: &PinnedImage) -> impl Iterator<Item = Reason> {
+        let verdicts = evaluate(&policy.gates, &self.seen(policy, image));
+        verdicts.into_iter().filter_map(|(gate, verdict)| {
+            let (code, why) = match verdict {
+                Verdict::Pass => return None,
+                Verdict::Fail(why) => (Code::GateFailed, why),
+                Verdict::Unknown(why) => (Code::GateUnknown, why),
+            };
+            Some(Reason { code, message: format!("{gate}: {why}") })
+        })
+    }
+
+    /// What the gates of a policy look at.
+    pub fn seen(&self, policy: &Policy, image: &PinnedImage) -> Seen<'a> {
+        Seen {
+            evidence: self.evidence.get(image),
+            all: self.evidence,
+            ledger: self.ledger,
+            acceptance: policy.bases(self.namespace),
+            now: self.now,
+        }
     }
 
     /// The image that a reference stands for, whether or not a policy covers it: its digest, or what the ledger says of its
@@ -190,6 +227,13 @@ impl<'a> Judge<'a> {
         cautious(said, OnFailedRollout::None)
     }
 
+    /// What happens to what runs and newly fails a gate, of the Enforce policies that cover one of the references: None
+    /// over LastGood.
+    pub fn on_gate_failure<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> OnGateFailure {
+        let said = self.enforcing(references).filter_map(|policy| policy.on_gate_failure);
+        cautious(said, OnGateFailure::None)
+    }
+
     /// Whether tags of Pods are rewritten, of the Enforce policies that cover one of the references: yes over no.
     pub fn pin_pods<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> bool {
         cautious(self.enforcing(references).filter_map(|policy| policy.pin_pods), true)
@@ -205,16 +249,27 @@ impl<'a> Judge<'a> {
 
     /// The next moment at which a judgement of these references can change by itself.
     pub fn next_change<'b>(&self, references: impl IntoIterator<Item = &'b str>) -> Option<Timestamp> {
-        let repositories: BTreeSet<Repository> = references
-            .into_iter()
-            .filter_map(|text| text.parse::<ImageRef>().ok())
-            .map(|reference| reference.repository)
-            .collect();
-        self.policies
+        let references: Vec<ImageRef> =
+            references.into_iter().filter_map(|text| text.parse::<ImageRef>().ok()).collect();
+        let repositories: BTreeSet<Repository> =
+            references.iter().map(|reference| reference.repository.clone()).collect();
+        let covering = self
+            .policies
             .iter()
-            .filter(|policy| repositories.iter().any(|repository| policy.covers(repository)))
-            .filter_map(|policy| {
-                self.ledger.next_change(&repositories, &policy.acceptance(self.namespace), self.now)
+            .filter(|policy| repositories.iter().any(|repository| policy.covers(repository)));
+        covering
+            .flat_map(|policy| {
+                let acceptance = policy.acceptance(self.namespace);
+                let by_record = self.ledger.next_change(&repositories, &acceptance, self.now);
+                let images = references.iter().filter(|_| !policy.gates.is_empty()).filter_map(|reference| {
+                    let answer = self.look_up(reference, &acceptance);
+                    answer.resolved.map(|resolved| resolved.image.clone())
+                });
+                let by_gates = images.filter_map(|image| {
+                    let seen = self.seen(policy, &image);
+                    policy.gates.iter().filter_map(|gate| gate.next_change(&seen)).min()
+                });
+                by_gates.chain(by_record).min()
             })
             .min()
     }
@@ -279,7 +334,27 @@ impl<'a> Asked<'a, '_> {
         }
         // Without anybody asking for approval, an expired claim pins nothing.
         let counts = by_digest || must || standing == Standing::Approved;
-        Opinion { policy, against, resolved: resolved.filter(|_| counts) }
+        let resolved = resolved.filter(|_| counts);
+        if !policy.gates.is_empty() {
+            against.extend(self.gates(policy, resolved.as_deref(), &standing));
+        }
+        Opinion { policy, against, resolved }
+    }
+
+    /// What gates have against what the reference stands for.
+    fn gates(&self, policy: &Policy, resolved: Option<&Resolved>, standing: &Standing) -> Vec<Reason> {
+        let Judge { evidence, .. } = self.judge;
+        let Some(Resolved { image, .. }) = resolved else {
+            let message =
+                format!("gates look at digests, and nothing says which one {} stands for", self.reference);
+            return vec![Reason { code: Code::GateUnknown, message }];
+        };
+        // Nobody looks at what nobody approved; that is said already.
+        let is_told = *standing == Standing::Unlisted && policy.approval.is_some() && !policy.approves;
+        if is_told && evidence.get(image).is_none() {
+            return Vec::new();
+        }
+        self.judge.gates(policy, image).collect()
     }
 
     fn answer(&mut self, policy: &Policy) -> Answer {
@@ -287,29 +362,37 @@ impl<'a> Asked<'a, '_> {
         if let Some((_, answer)) = self.answers.iter().find(|(of, _)| *of == approvals) {
             return answer.clone();
         }
-        let answer = self.look_up(&policy.acceptance(self.judge.namespace));
+        let answer = self.judge.look_up(self.reference, &policy.acceptance(self.judge.namespace));
         self.answers.push((approvals, answer.clone()));
         answer
     }
+}
 
-    fn look_up(&self, acceptance: &Acceptance<'_>) -> Answer {
-        let Judge { ledger, now, .. } = self.judge;
-        if let Some(image) = self.reference.pinned() {
+impl Judge<'_> {
+    /// What the ledger says of a reference.
+    fn look_up(&self, reference: &ImageRef, acceptance: &Acceptance<'_>) -> Answer {
+        let Judge { ledger, now, .. } = *self;
+        let mut answer = if let Some(image) = reference.pinned() {
             let standing = ledger.standing(&image, acceptance, now);
             let approved_at = ledger.approved_at(&image, acceptance, now);
-            return Answer { resolved: Some(Arc::new(Resolved { image, approved_at })), standing };
-        }
-        let tag = self.reference.effective_tag();
-        let claim = tag.and_then(|tag| ledger.resolve(&self.reference.repository, &tag, acceptance, now));
-        match claim {
-            Some(claim) => {
-                let image = self.reference.pin(claim.record.digest.clone());
-                let approved_at = Some(claim.record.approved_at);
-                let resolved = Some(Arc::new(Resolved { image, approved_at }));
-                Answer { resolved, standing: claim.standing }
+            Answer { resolved: Some(Arc::new(Resolved { image, approved_at })), standing }
+        } else {
+            let tag = reference.effective_tag();
+            let claim = tag.and_then(|tag| ledger.resolve(&reference.repository, &tag, acceptance, now));
+            match claim {
+                Some(claim) => {
+                    let image = reference.pin(claim.record.digest.clone());
+                    let approved_at = Some(claim.record.approved_at);
+                    let resolved = Some(Arc::new(Resolved { image, approved_at }));
+                    Answer { resolved, standing: claim.standing }
+                }
+                None => Answer { resolved: None, standing: Standing::Unlisted },
             }
-            None => Answer { resolved: None, standing: Standing::Unlisted },
+        };
+        if let Some(why) = answer.resolved.as_ref().and_then(|resolved| self.revoked(&resolved.image)) {
+            answer.standing = Standing::Revoked(why);
         }
+        answer
     }
 }
 

@@ -1,7 +1,10 @@
 use super::*;
-use crate::domain::ledger::{
-    Ledger,
-    tests::{at, digest, record},
+use crate::domain::{
+    evidence::EvidenceOf,
+    ledger::{
+        Ledger,
+        tests::{at, digest, record},
+    },
 };
 
 /// Enforce, everywhere, approval by people from anywhere, digests required.
@@ -17,6 +20,10 @@ pub(crate) fn policy() -> Policy {
         sources: None,
         require_digest: true,
         approval: Some(Approval { from_root: true, from_namespace: true, max_age: None }),
+        gates: Vec::new(),
+        approves: false,
+        pull_secrets: BTreeSet::new(),
+        on_gate_failure: None,
         on_revocation: None,
         on_failed_rollout: None,
         healthy_for: None,
@@ -26,7 +33,8 @@ pub(crate) fn policy() -> Policy {
 
 fn judge(policies: &[Policy], ledger: &Ledger, text: &str) -> Judgement {
     let policies: Vec<&Policy> = policies.iter().collect();
-    Judge { policies: &policies, ledger, namespace: "shop", now: at(100) }.enforced(text)
+    Judge { policies: &policies, ledger, evidence: EvidenceOf::nothing(), namespace: "shop", now: at(100) }
+        .enforced(text)
 }
 
 fn codes(judgement: &Judgement) -> Vec<Code> {
@@ -134,8 +142,14 @@ fn of_several_policies_on_failed_rollouts_the_one_that_moves_nothing_wins() {
             these.iter().map(|said| Policy { on_failed_rollout: *said, mode, ..policy() }).collect();
         let policies: Vec<&Policy> = policies.iter().collect();
         let ledger = Ledger::default();
-        Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) }
-            .on_failed_rollout([CART])
+        Judge {
+            policies: &policies,
+            ledger: &ledger,
+            evidence: EvidenceOf::nothing(),
+            namespace: "shop",
+            now: at(100),
+        }
+        .on_failed_rollout([CART])
     };
     let (good, none) = (Some(OnFailedRollout::LastGood), Some(OnFailedRollout::None));
     assert_eq!(said(&[good, None], Mode::Enforce), OnFailedRollout::LastGood);
@@ -152,7 +166,14 @@ fn of_several_policies_on_pinning_pods_the_one_that_pins_wins() {
             these.iter().map(|said| Policy { pin_pods: *said, mode, ..policy() }).collect();
         let policies: Vec<&Policy> = policies.iter().collect();
         let ledger = Ledger::default();
-        Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) }.pin_pods([CART])
+        Judge {
+            policies: &policies,
+            ledger: &ledger,
+            evidence: EvidenceOf::nothing(),
+            namespace: "shop",
+            now: at(100),
+        }
+        .pin_pods([CART])
     };
     assert!(said(&[], Mode::Enforce) && said(&[None], Mode::Enforce));
     assert!(!said(&[Some(false), None], Mode::Enforce));
@@ -194,7 +215,13 @@ fn opinions_and_judgements_say_the_same() {
         of("f", &|policy| policy.images = vec![Pattern::new("other.example/**").unwrap()]),
     ];
     let policies: Vec<&Policy> = policies.iter().collect();
-    let judge = Judge { policies: &policies, ledger: &ledger, namespace: "shop", now: at(100) };
+    let judge = Judge {
+        policies: &policies,
+        ledger: &ledger,
+        evidence: EvidenceOf::nothing(),
+        namespace: "shop",
+        now: at(100),
+    };
     let digests = (1..=5).map(|n| format!("{CART}@{}", digest(n)));
     let tags = (1..=5).map(|n| format!("{CART}:{n}.0"));
     for text in digests.chain(tags).chain(["not an image".to_owned(), "other.example/x:1".to_owned()]) {
@@ -219,5 +246,163 @@ fn opinions_and_judgements_say_the_same() {
                 "{text} {policy}"
             );
         }
+    }
+}
+
+mod gates {
+    use super::*;
+    use crate::domain::{
+        evidence::{Evidence, Fact, Platform},
+        gate::{AgeGate, Gate},
+        ledger::{Record, Role},
+    };
+
+    fn evidence(record: &Record, layers: &[u8], created: i64) -> Evidence {
+        let platform = Platform {
+            name: "linux/amd64".into(),
+            manifest: record.digest.clone(),
+            config: digest(99),
+            diff_ids: layers.iter().copied().map(digest).collect(),
+            created: Some(at(created)),
+        };
+        Evidence {
+            repository: record.repository.clone(),
+            digest: record.digest.clone(),
+            platforms: Fact::Known(vec![platform]),
+            signatures: Fact::Absent,
+            attestations: Fact::Absent,
+            scans: Fact::Absent,
+            checked: BTreeSet::new(),
+        }
+    }
+
+    fn aged() -> Policy {
+        Policy { gates: vec![Gate::Age(AgeGate { max_age: Duration::from_secs(200) })], ..policy() }
+    }
+
+    fn judged(policies: &[Policy], ledger: &Ledger, evidence: &EvidenceOf, text: &str) -> Judgement {
+        let policies: Vec<&Policy> = policies.iter().collect();
+        Judge { policies: &policies, ledger, evidence, namespace: "shop", now: at(100) }.enforced(text)
+    }
+
+    /// If this fails, what fails a gate runs, or what passes all of them does not.
+    #[test]
+    fn gates_are_reasons_for_what_a_reference_stands_for() {
+        let ledger: Ledger = [record("a", 1, "1.0"), record("b", 2, "2.0")].into_iter().collect();
+        let mut all = EvidenceOf::new();
+        let say = |all: &EvidenceOf, text: &str| codes(&judged(&[aged()], &ledger, all, text));
+        assert_eq!(say(&all, &format!("{CART}:1.0")), [Code::GateUnknown], "nobody looked");
+        all.insert(evidence(&record("a", 1, "1.0"), &[], 0).into());
+        all.insert(evidence(&record("b", 2, "2.0"), &[], -100).into());
+        assert_eq!(say(&all, &format!("{CART}:1.0")), []);
+        assert_eq!(say(&all, &format!("{CART}@{}", digest(1))), []);
+        assert_eq!(say(&all, &format!("{CART}:2.0")), [Code::GateFailed]);
+        assert_eq!(
+            say(&all, &format!("{CART}@{}", digest(3))),
+            [Code::Unlisted],
+            "nobody looks at what is not approved"
+        );
+        let other = record("a", 1, "1.0");
+        let elsewhere = format!("other.example/cart@{}", other.digest);
+        assert_eq!(
+            say(&all, &elsewhere),
+            [Code::Unlisted],
+            "evidence of another repository says nothing here"
+        );
+        let reasons = judged(&[aged()], &ledger, &all, &format!("{CART}:2.0")).against;
+        assert!(
+            reasons.first().unwrap().1.message.starts_with("maxImageAge: linux/amd64 was built at"),
+            "{reasons:?}"
+        );
+    }
+
+    /// If this fails, a tag that nobody pins goes around the gates.
+    #[test]
+    fn what_no_digest_is_known_of_passes_no_gate() {
+        let open = Policy { approval: None, require_digest: false, ..aged() };
+        let ledger: Ledger = [record("a", 1, "1.0")].into_iter().collect();
+        let mut all = EvidenceOf::new();
+        all.insert(evidence(&record("a", 1, "1.0"), &[], 0).into());
+        let say = |text: &str| codes(&judged(std::slice::from_ref(&open), &ledger, &all, text));
+        assert_eq!(say(&format!("{CART}:9.9")), [Code::GateUnknown]);
+        assert_eq!(say(CART), [Code::GateUnknown]);
+        assert_eq!(say(&format!("{CART}@{}", digest(7))), [Code::GateUnknown]);
+        assert_eq!(say(&format!("{CART}:1.0")), []);
+        let mut ended = record("a", 1, "1.0");
+        ended.expires_at = Some(at(50));
+        let ledger: Ledger = [ended].into_iter().collect();
+        assert_eq!(codes(&judged(&[open], &ledger, &all, &format!("{CART}:1.0"))), [Code::GateUnknown]);
+    }
+
+    #[test]
+    fn a_judgement_changes_when_a_gate_does() {
+        let ledger: Ledger = [record("a", 1, "1.0")].into_iter().collect();
+        let mut all = EvidenceOf::new();
+        all.insert(evidence(&record("a", 1, "1.0"), &[], 0).into());
+        let policy = aged();
+        let policies = [&policy];
+        let judge =
+            Judge { policies: &policies, ledger: &ledger, evidence: &all, namespace: "shop", now: at(100) };
+        let (tag, by_digest) = (format!("{CART}:1.0"), format!("{CART}@{}", digest(1)));
+        assert_eq!(judge.next_change([tag.as_str()]), Some(at(200)));
+        assert_eq!(judge.next_change([by_digest.as_str()]), Some(at(200)));
+        let later = Judge { now: at(200), ..judge };
+        assert_eq!(later.next_change([tag.as_str()]), None);
+        assert_eq!(codes(&later.enforced(&tag)), [Code::GateFailed]);
+    }
+
+    /// If this fails, a base is revoked and what is built on it goes on.
+    #[test]
+    fn a_revoked_base_revokes_what_is_built_on_it_whatever_policies_ask() {
+        let base = Record {
+            role: Role::Base,
+            repository: "registry.example/base/os".parse().unwrap(),
+            ..record("base", 50, "12")
+        };
+        let mut all = EvidenceOf::new();
+        all.insert(evidence(&base, &[10, 11], 0).into());
+        all.insert(evidence(&record("a", 1, "1.0"), &[10, 11, 12], 0).into());
+        all.insert(evidence(&record("b", 2, "2.0"), &[10, 12], 0).into());
+        let ledger = |revoked: bool| -> Ledger {
+            let base = Record { revocation: revoked.then(|| "CVE-1".into()), ..base.clone() };
+            [base, record("a", 1, "1.0"), record("b", 2, "2.0")].into_iter().collect()
+        };
+        let say = |revoked: bool, text: &str| judged(&[policy()], &ledger(revoked), &all, text);
+        for text in [format!("{CART}:1.0"), format!("{CART}@{}", digest(1))] {
+            assert!(say(false, &text).permitted());
+            let judged = say(true, &text);
+            assert!(judged.revoked(), "{judged:?}");
+            let reason = &judged.against.first().unwrap().1;
+            assert!(
+                reason.message.contains("registry.example/base/os@sha256:3232")
+                    && reason.message.ends_with("CVE-1")
+            );
+        }
+        assert!(say(true, &format!("{CART}:2.0")).permitted(), "on other layers");
+        let policies: [&Policy; 0] = [];
+        let ledger = ledger(true);
+        let judge =
+            Judge { policies: &policies, ledger: &ledger, evidence: &all, namespace: "shop", now: at(100) };
+        assert!(judge.revocation(&format!("{CART}@{}", digest(1))).is_some());
+        assert!(judge.revocation(&format!("{CART}@{}", digest(2))).is_none());
+    }
+
+    /// If this fails, a policy that nobody thought of takes back what runs.
+    #[test]
+    fn of_several_policies_on_gate_failures_the_one_that_moves_nothing_wins() {
+        let said = |these: &[Option<OnGateFailure>], mode: Mode| {
+            let policies: Vec<Policy> =
+                these.iter().map(|said| Policy { on_gate_failure: *said, mode, ..policy() }).collect();
+            let policies: Vec<&Policy> = policies.iter().collect();
+            let ledger = Ledger::default();
+            let evidence = EvidenceOf::nothing();
+            Judge { policies: &policies, ledger: &ledger, evidence, namespace: "shop", now: at(100) }
+                .on_gate_failure([CART])
+        };
+        let (good, none) = (Some(OnGateFailure::LastGood), Some(OnGateFailure::None));
+        assert_eq!(said(&[good, None], Mode::Enforce), OnGateFailure::LastGood);
+        assert_eq!(said(&[good, none], Mode::Enforce), OnGateFailure::None);
+        assert_eq!(said(&[None], Mode::Enforce), OnGateFailure::None);
+        assert_eq!(said(&[good], Mode::Audit), OnGateFailure::None);
     }
 }
