@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::schema;
 
+pub mod evidence;
+
 /// One digest that somebody approved, and perhaps revoked.
 ///
 /// In the operator's own namespace it counts for the whole cluster, elsewhere for its own namespace only.
@@ -173,6 +175,9 @@ pub struct ApprovedImageStatus {
     /// How many workloads run the digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workloads: Option<u32>,
+    /// What is known of the image, by what policies ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<evidence::Evidence>,
 }
 
 /// What the ledger says of a pinned image.

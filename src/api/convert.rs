@@ -2,6 +2,7 @@
 //! of valid.
 
 mod attempts;
+mod evidence;
 mod gates;
 mod intervention;
 
@@ -34,6 +35,8 @@ use crate::domain::{
     },
     release::{Cause, History, Hold, Outcome, Rejected, Release, ReleaseImage, Rollback, RollbackOutcome},
 };
+
+pub use evidence::{evidence, evidence_to_api};
 
 /// Why an object that the API server accepted still means nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

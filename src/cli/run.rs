@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{block_on, config};
 use crate::{
-    adapters::cluster::{Cluster, Fence},
+    adapters::{
+        cluster::{Cluster, Fence},
+        registry,
+    },
     api::{read_workload_kinds, webhooks::Endpoint},
     controllers::{self, Clients, Settings, admission, lead::Candidate},
     domain::{destination::PrivateHosts, workload::configure},
@@ -63,6 +66,22 @@ pub(super) struct Args {
         value_name = "HOST,..."
     )]
     private_git_hosts: PrivateHosts,
+    /// Registries that are not public, and that images may be looked at in all the same: names as in images, addresses and ranges
+    /// (registry.example,10.0.0.0/8)
+    #[arg(
+        long,
+        env = "COUNTERSIGN_PRIVATE_REGISTRIES",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "HOST,..."
+    )]
+    private_registries: PrivateHosts,
+    /// Registries that are spoken to without encryption, as in names of images (registry.example:5000)
+    #[arg(long, env = "COUNTERSIGN_PLAIN_HTTP_REGISTRIES", value_delimiter = ',', value_name = "HOST,...")]
+    plain_http_registries: Vec<String>,
+    /// A file with certificates, as PEM, of authorities to trust for registries besides the system's
+    #[arg(long, env = "COUNTERSIGN_REGISTRY_CA", value_name = "FILE")]
+    registry_ca: Option<PathBuf>,
     /// Where git servers say that something was pushed (POST /hooks/NAMESPACE/NAME, see spec.receiver of a GitSource);
     /// not served unless given
     #[arg(long, env = "COUNTERSIGN_RECEIVER_ADDR", value_name = "ADDRESS:PORT")]
@@ -110,6 +129,10 @@ async fn operate(args: Args) -> anyhow::Result<()> {
     if let Some(path) = &args.workload_kinds {
         add_workload_kinds(path)?;
     }
+    let registry_ca = args.registry_ca.as_deref().map(|path| {
+        std::fs::read_to_string(path).with_context(|| format!("--registry-ca {}", path.display()))
+    });
+    let registry_ca = registry_ca.transpose()?;
     let stop = CancellationToken::new();
     let (metrics, readiness) = (Metrics::new(), Readiness::default());
     // Nothing is ready before everything that must be loaded is named.
@@ -131,6 +154,12 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         tracing::error!(%directory, %error, "the cache directory (--cache-dir) cannot be created: no source can be read");
     }
     stop_on_signals(&stop)?;
+    let registry = registry::Settings {
+        ca: registry_ca.into_iter().collect(),
+        plain_http: args.plain_http_registries.into_iter().filter(|host| !host.is_empty()).collect(),
+        private: args.private_registries,
+        ..registry::Settings::default()
+    };
     let settings = Settings {
         root_namespace: args.root_namespace,
         cache_dir: args.cache_dir,
@@ -146,6 +175,7 @@ async fn operate(args: Args) -> anyhow::Result<()> {
         }),
         applier: args.applier,
         private_git_hosts: args.private_git_hosts,
+        registry,
     };
     let ended = controllers::run(clients, settings, metrics, readiness, candidate, stop.clone()).await;
     stop.cancel();

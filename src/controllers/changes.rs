@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use super::{Shared, memory::Key};
 use crate::domain::{
     image::{Digest, Repository},
     workload::WorkloadId,
@@ -64,6 +64,11 @@ pub(super) async fn spread(ctx: Shared, changes: Changes, stop: CancellationToke
         };
         for id in ids {
             ctx.workloads.now(id);
+        }
+        if changed.everything {
+            // Policies may ask for other evidence now.
+            let approvals: Vec<Key> = ctx.memory.read().approvals.keys().cloned().collect();
+            approvals.into_iter().for_each(|key| ctx.evidence.now(key));
         }
         tokio::time::sleep(TOGETHER).await;
     }

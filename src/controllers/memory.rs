@@ -18,7 +18,7 @@ use crate::{
         bare::Report,
         blocked::Blocked,
         condition::READY,
-        evidence::EvidenceOf,
+        evidence::{Evidence, EvidenceOf, Fact},
         image::{Digest, ImageRef, Repository},
         intervention::Asked,
         inventory::Inventory,
@@ -211,6 +211,16 @@ impl State {
             return Vec::new();
         }
         self.policies.governing(namespace)
+    }
+
+    /// What is known of an image from now on; answers whether that is news.
+    pub fn know(&mut self, evidence: Evidence) -> bool {
+        if let Fact::Known(platforms) = &evidence.platforms {
+            self.ledger.see_contents(&evidence.digest, platforms);
+        }
+        let news = self.evidence.insert(Arc::new(evidence));
+        self.rules += u64::from(news);
+        news
     }
 
     /// Tells what runs of a workload, as it is known now: whenever its object, its history or what its plan said changed.

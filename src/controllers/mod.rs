@@ -14,6 +14,7 @@ pub mod attempts;
 mod bare;
 pub mod certify;
 mod changes;
+mod evidence;
 pub mod lead;
 pub mod memory;
 pub mod queue;
@@ -38,7 +39,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
-    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
+    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize, registry::Registry},
     domain::{destination::PrivateHosts, workload::WorkloadId},
     telemetry::{Metrics, http::Readiness},
 };
@@ -73,6 +74,10 @@ pub struct Ctx {
     pub source_state: source::Sources,
     /// Approvals to look at.
     pub approvals: Queue<Key>,
+    /// Approvals whose images are to be looked at.
+    pub evidence: Queue<Key>,
+    /// Where images are.
+    pub registry: Registry,
     /// Sources to look at.
     pub sources: Queue<Key>,
     /// Who may say that something was pushed.

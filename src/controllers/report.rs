@@ -18,8 +18,9 @@ use crate::{
     api::{
         ApprovedImage, ApprovedImageStatus, ImagePolicy, ImagePolicyStatus,
         annotation::RECONCILE_REQUESTED_AT,
-        approved_image::Standing as WireStanding,
+        approved_image::{Standing as WireStanding, evidence::Evidence},
         condition::{from_api, to_api},
+        convert::evidence_to_api,
         fit_status,
         image_policy::{NotPermitted, PolicyBare, PolicyWorkloads},
     },
@@ -130,10 +131,17 @@ fn approval_statuses(ctx: &Ctx, memory: &State, now: Timestamp) -> Vec<(Key, App
                 last_handled_reconcile_at: object.annotations().get(RECONCILE_REQUESTED_AT).cloned(),
                 standing: Some(standing),
                 workloads: Some(workloads),
+                evidence: known(memory, object).or_else(|| old.evidence.clone()),
             });
             (status != old).then(|| (key.clone(), status))
         })
         .collect()
+}
+
+/// What is known of the image of an approval, if anybody looked.
+fn known(memory: &State, object: &ApprovedImage) -> Option<Evidence> {
+    let (repository, digest) = (object.spec.image.parse().ok()?, object.spec.digest.parse().ok()?);
+    memory.evidence.of(&repository, &digest).map(evidence_to_api)
 }
 
 fn approval_says(
@@ -186,7 +194,7 @@ fn standing(memory: &State, record: &Record, now: Timestamp) -> Standing {
         digest: record.digest.clone(),
     };
     if let Some(why) = memory.ledger.revocation(&image.digest, &record.key.namespace) {
-        return Standing::Revoked(why.to_owned());
+        return Standing::Revoked(why);
     }
     match record.expires_at {
         _ if record.approved_at > now => Standing::Unlisted,

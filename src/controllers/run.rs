@@ -13,6 +13,7 @@ use super::{
     attempts::{self, Denied},
     bare,
     changes::{Changes, spread},
+    evidence,
     lead::{Candidate, Lost},
     memory::{Key, Memory},
     queue::{self, queue},
@@ -24,7 +25,12 @@ use super::{
     workload::{self},
 };
 use crate::{
-    adapters::{cluster::Cluster, git::Mirrors, kustomize::Kustomize},
+    adapters::{
+        cluster::Cluster,
+        git::Mirrors,
+        kustomize::Kustomize,
+        registry::{self, InvalidSettings, Registry},
+    },
     domain::{destination::PrivateHosts, workload::WorkloadId},
     telemetry::{
         self, Metrics,
@@ -49,6 +55,8 @@ pub struct Settings {
     pub applier: Option<String>,
     /// Hosts that are not public, and that sources of every namespace may reach.
     pub private_git_hosts: PrivateHosts,
+    /// How registries are reached.
+    pub registry: registry::Settings,
     /// Where pushes are received, if they are.
     pub receiver_addr: Option<SocketAddr>,
     /// How admission is served, if it is.
@@ -76,11 +84,15 @@ pub enum RunError {
     #[error(transparent)]
     Admission(telemetry::http::Error),
     #[error(transparent)]
+    Registry(InvalidSettings),
+    #[error(transparent)]
     Lost(#[from] Lost),
     #[error("what keeps the lease ended")]
     Keeping(#[source] tokio::task::JoinError),
 }
 
+/// How many images are looked at in registries at once.
+const IMAGES: usize = 8;
 /// How many sources are synced at once: one whose server hangs takes a place for as long as its timeout.
 const SOURCES: usize = 16;
 
@@ -89,6 +101,7 @@ struct Wishes {
     workloads: queue::Wishes<WorkloadId>,
     sources: queue::Wishes<Key>,
     approvals: queue::Wishes<Key>,
+    evidence: queue::Wishes<Key>,
 }
 
 /// The part of the readiness that is missing until all the others have been named.
@@ -106,7 +119,13 @@ pub async fn run(
     let (workloads, workload_wishes) = queue();
     let (sources, source_wishes) = queue();
     let (approvals, approval_wishes) = queue();
-    let wishes = Wishes { workloads: workload_wishes, sources: source_wishes, approvals: approval_wishes };
+    let (evidence, evidence_wishes) = queue();
+    let wishes = Wishes {
+        workloads: workload_wishes,
+        sources: source_wishes,
+        approvals: approval_wishes,
+        evidence: evidence_wishes,
+    };
     let ctx = Arc::new(Ctx {
         cluster: clients.acting,
         memory: Memory::default(),
@@ -120,6 +139,8 @@ pub async fn run(
         source_state: source::Sources::default(),
         workloads,
         approvals,
+        evidence,
+        registry: Registry::new(settings.registry.clone()).map_err(RunError::Registry)?,
         sources,
         receivers: receive::Receivers::new(Cluster::new(clients.open.clone())),
         trail: Trail::default(),
@@ -222,7 +243,7 @@ async fn act(
         taken = take_over(ctx) => taken?,
     }
     changes.everything();
-    tasks.spawn(spread(Arc::clone(ctx), changes, stop.clone()));
+    tasks.spawn(spread(Arc::clone(ctx), changes.clone(), stop.clone()));
     let last = CancellationToken::new();
     let trailing = tokio::spawn(trail::run(Arc::clone(ctx), last.clone()));
     tasks.spawn(trail::look_after_actions(Arc::clone(ctx), stop.clone()));
@@ -244,6 +265,9 @@ async fn act(
     tasks.spawn(queue::run(ctx.sources.clone(), wishes.sources, SOURCES, stop.clone(), look));
     let look = move |key| approval::look(Arc::clone(&c), key);
     tasks.spawn(queue::run(ctx.approvals.clone(), wishes.approvals, SOURCES, stop.clone(), look));
+    let d = at(ctx);
+    let look = move |key| evidence::look(Arc::clone(&d), changes.clone(), key);
+    tasks.spawn(queue::run(ctx.evidence.clone(), wishes.evidence, IMAGES, stop.clone(), look));
     all_end(tasks, stop).await;
     // The last actions are done: what they left to record is recorded.
     last.cancel();

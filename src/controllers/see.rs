@@ -24,9 +24,10 @@ use crate::{
     api::{
         ApprovedImage, GitSource, ImagePolicy, ReleaseHistory,
         annotation::{PAUSED, RECONCILE_REQUESTED_AT},
+        convert::evidence,
     },
     domain::{
-        ledger::RecordKey,
+        ledger::{RecordKey, Role},
         policy::Namespace,
         workload::{Kind, Progress, WorkloadId, kinds},
     },
@@ -234,6 +235,7 @@ fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
                 Err(why) => Err(why.clone()),
             };
             if let Ok(object) = object {
+                note_evidence(ctx, &mut memory, &object);
                 memory.approvals.insert(key.clone(), Arc::new(object));
             }
             note_validity(&mut memory, "ApprovedImage", &key, record.as_ref().err().cloned());
@@ -245,18 +247,39 @@ fn see_approval(ctx: &Ctx, changes: &Changes, seen: Seen<Own<ApprovedImage>>) {
                     touched.push(record);
                 }
             }
-            ctx.approvals.now(key);
+            ctx.approvals.now(key.clone());
+            ctx.evidence.now(key);
         }
     }
     memory.rules += u64::from(!touched.is_empty());
     drop(memory);
-    if !touched.is_empty() {
+    if touched.iter().any(|record| record.role == Role::Base) {
+        // What is built on it may stand anywhere.
+        changes.everything();
+    } else if !touched.is_empty() {
         changes.note(|changed| {
             for record in touched {
                 changed.repositories.insert(record.repository);
                 changed.digests.insert(record.digest);
             }
         });
+    }
+}
+
+/// What is stored of an image's evidence. Who leads knows better: it is what is stored next.
+fn note_evidence(ctx: &Ctx, memory: &mut State, object: &ApprovedImage) {
+    let Some(stored) = object.status.as_ref().and_then(|status| status.evidence.as_ref()) else { return };
+    let (Ok(repository), Ok(digest)) = (object.spec.image.parse(), object.spec.digest.parse()) else {
+        return;
+    };
+    if ctx.evidence.is_open() && memory.evidence.of(&repository, &digest).is_some() {
+        return;
+    }
+    match evidence(stored, repository, digest) {
+        Ok(evidence) => {
+            memory.know(evidence);
+        }
+        Err(error) => tracing::warn!(approval = object.name_any(), %error, "its evidence is not believed"),
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) async fn take_over(ctx: &Shared) -> Result<(), StartError> {
     ctx.workloads.open();
     ctx.sources.open();
     ctx.approvals.open();
+    ctx.evidence.open();
     persist("the histories", async || load_histories(ctx).await).await;
     load_inventories(ctx).await?;
     // What was applied last is read from the mirrors before anything is planned: until its remote answers, a source goes on.

@@ -7,7 +7,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::image::{Digest, PinnedImage, Repository, Tag};
+use super::{
+    evidence::Platform,
+    image::{Digest, PinnedImage, Repository, Tag},
+    lineage::Lineage,
+};
 
 /// Where an object of ours counts: an object in the root namespace counts for the whole cluster, any other for its own
 /// namespace only.
@@ -142,6 +146,7 @@ pub struct Ledger {
     by_repository: BTreeMap<Repository, BTreeSet<RecordKey>>,
     by_tag: BTreeMap<(Repository, Tag), BTreeSet<RecordKey>>,
     bases: BTreeSet<RecordKey>,
+    lineage: Lineage,
 }
 
 impl Ledger {
@@ -204,21 +209,42 @@ impl Ledger {
         })
     }
 
+    /// What a digest is made of, by its registry; answers whether that is news.
+    pub fn see_contents(&mut self, digest: &Digest, platforms: &[Platform]) -> bool {
+        self.lineage.see(digest, platforms)
+    }
+
     /// Why a digest is revoked in a namespace, if it is: by the root namespace or by its own, in every repository, beating
-    /// every approval.
-    pub fn revocation(&self, digest: &Digest, namespace: &str) -> Option<&str> {
-        self.of_digest(digest)
-            .filter(|record| record.scope.reaches(namespace) && !record.forgotten)
-            .find_map(|record| record.revocation.as_deref())
+    /// every approval. It is revoked itself, or with the index that holds it or a manifest that it holds, or by what it is built
+    /// on, as far as that is known.
+    pub fn revocation(&self, digest: &Digest, namespace: &str) -> Option<String> {
+        let together = self.revoked_with(digest, namespace);
+        together.map(str::to_owned).or_else(|| {
+            let mut bases = self.bases().filter(|base| self.lineage.is_built_on(digest, &base.digest));
+            bases.find_map(|base| {
+                let why = self.revoked_with(&base.digest, namespace)?;
+                let (repository, digest) = (&base.repository, base.digest.short());
+                Some(format!("it is built on {repository}@{digest}, which is revoked: {why}"))
+            })
+        })
+    }
+
+    /// Why a digest, the index that holds it or a manifest that it holds is revoked.
+    fn revoked_with(&self, digest: &Digest, namespace: &str) -> Option<&str> {
+        std::iter::once(digest).chain(self.lineage.kin(digest)).find_map(|digest| {
+            self.of_digest(digest)
+                .filter(|record| record.scope.reaches(namespace) && !record.forgotten)
+                .find_map(|record| record.revocation.as_deref())
+        })
     }
 
     /// What is to be said of a pinned image.
     pub fn standing(&self, image: &PinnedImage, acceptance: &Acceptance<'_>, now: Timestamp) -> Standing {
         if let Some(reason) = self.revocation(&image.digest, acceptance.namespace) {
-            return Standing::Revoked(reason.to_owned());
+            return Standing::Revoked(reason);
         }
         let mut ended: Option<Timestamp> = None;
-        for record in self.of_digest(&image.digest) {
+        for record in self.approving(&image.digest) {
             if record.repository != image.repository || !acceptance.accepts(record, now) {
                 continue;
             }
@@ -246,7 +272,7 @@ impl Ledger {
             .filter(|record| acceptance.accepts(record, now))
             .max_by_key(|record| (record.approved_at, &record.key.name, &record.key.namespace))?;
         let standing = match (self.revocation(&record.digest, acceptance.namespace), acceptance.end(record)) {
-            (Some(reason), _) => Standing::Revoked(reason.to_owned()),
+            (Some(reason), _) => Standing::Revoked(reason),
             (None, Some(end)) if end <= now => Standing::Expired(end),
             (None, _) => Standing::Approved,
         };
@@ -260,7 +286,7 @@ impl Ledger {
         acceptance: &Acceptance<'_>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        self.of_digest(&image.digest)
+        self.approving(&image.digest)
             .filter(|record| record.repository == image.repository && acceptance.accepts(record, now))
             .map(|record| record.approved_at)
             .max()
@@ -284,6 +310,11 @@ impl Ledger {
             .flatten()
             .filter(|moment| *moment > now)
             .min()
+    }
+
+    /// The records of a digest, and of the indexes that hold it: an index approves its manifests, never the other way round.
+    fn approving<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = &'a Record> {
+        std::iter::once(digest).chain(self.lineage.indexes(digest)).flat_map(|digest| self.of_digest(digest))
     }
 
     fn of_digest(&self, digest: &Digest) -> impl Iterator<Item = &Record> {
@@ -406,6 +437,34 @@ pub(crate) mod tests {
         assert_eq!(ledger.standing(&image(3), &anywhere("shop"), at(31)), Standing::Unlisted);
         let repositories = ["registry.example/shop/cart".parse().unwrap()].into();
         assert_eq!(ledger.next_change(&repositories, &aged, at(10)), Some(at(31)));
+    }
+
+    /// If this fails, one approved platform lets the others in, or a revoked one leaves its index running.
+    #[test]
+    fn an_index_approves_its_manifests_and_is_revoked_with_any_of_them() {
+        let platform = |n| Platform {
+            name: format!("linux/{n}"),
+            manifest: digest(n),
+            config: digest(n),
+            diff_ids: vec![digest(n)],
+            created: None,
+        };
+        let mut ledger: Ledger = [record("index", 1, "1")].into_iter().collect();
+        ledger.see_contents(&digest(1), &[platform(2), platform(3)]);
+        let standing = |ledger: &Ledger, n| ledger.standing(&image(n), &anywhere("shop"), at(100));
+        assert_eq!(
+            [1, 2, 3, 4].map(|n| standing(&ledger, n) == Standing::Approved),
+            [true, true, true, false]
+        );
+        assert_eq!(ledger.approved_at(&image(2), &anywhere("shop"), at(100)), Some(at(1)));
+        let mut child: Ledger = [record("child", 2, "2")].into_iter().collect();
+        child.see_contents(&digest(1), &[platform(2), platform(3)]);
+        assert_eq!([1, 2, 3].map(|n| standing(&child, n) == Standing::Approved), [false, true, false]);
+        let mut revoked = record("revoked", 2, "2");
+        revoked.revocation = Some("CVE".into());
+        ledger.insert(revoked);
+        let is_revoked = |ledger: &Ledger, n| matches!(standing(ledger, n), Standing::Revoked(_));
+        assert_eq!([1, 2, 3].map(|n| is_revoked(&ledger, n)), [true, true, false], "its sibling is not");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod intervention;
 pub mod inventory;
 pub mod kustomization;
 pub mod ledger;
+pub mod lineage;
 pub mod manifest;
 pub mod ownership;
 pub mod packed;

@@ -56,6 +56,7 @@ mod registry_trust;
 mod rules;
 mod story_away;
 mod story_bare;
+mod story_base;
 mod story_config;
 mod story_counts;
 mod story_custom;

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::{Seen, Verdict, known};
 use crate::domain::{
-    evidence::{Evidence, EvidenceOf, Fact, Platform},
-    image::{Digest, Repository},
-    ledger::{Ledger, Record},
+    evidence::{Evidence, Fact, Platform},
+    image::Digest,
+    ledger::Record,
     pattern::Pattern,
 };
 
@@ -71,29 +71,6 @@ impl BaseGate {
             .flatten()
             .collect()
     }
-}
-
-/// Why an image is revoked by what it is built on: a base that is revoked, in this namespace, whether or not a policy asks for
-/// bases. Its layers are in the image.
-pub fn revoked_base(
-    repository: &Repository,
-    digest: &Digest,
-    ledger: &Ledger,
-    all: &EvidenceOf,
-    namespace: &str,
-) -> Option<String> {
-    let Fact::Known(platforms) = &all.of(repository, digest)?.platforms else { return None };
-    ledger.bases().find_map(|base| {
-        let Fact::Known(of_base) = &all.of(&base.repository, &base.digest)?.platforms else { return None };
-        let children = of_base.iter().map(|platform| &platform.manifest);
-        let why = std::iter::once(&base.digest)
-            .chain(children)
-            .find_map(|revoked| ledger.revocation(revoked, namespace))?;
-        let built = platforms.iter().any(|platform| of_base.iter().any(|base| is_on(platform, base)));
-        built.then(|| {
-            format!("it is built on {}@{}, which is revoked: {why}", base.repository, base.digest.short())
-        })
-    })
 }
 
 fn is_revoked(seen: &Seen<'_>, platform: &Platform) -> bool {

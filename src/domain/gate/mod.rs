@@ -27,7 +27,7 @@ mod text;
 
 pub use age::AgeGate;
 pub use attestation::{AttestationGate, Expected};
-pub use base::{BaseGate, revoked_base};
+pub use base::BaseGate;
 pub use scan::{Accept, Looked, ScanGate};
 pub use signature::{CosignIdentity, SignatureGate};
 pub use text::{Text, TextError};

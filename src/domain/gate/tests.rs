@@ -532,33 +532,6 @@ fn the_first_layers_of_every_platform_are_those_of_an_approved_base() {
     is(&scene.says(&ours, Some(&evidence())), "fail");
 }
 
-/// If this fails, whatever is built on a revoked base goes on running.
-#[test]
-fn a_revoked_base_revokes_what_is_built_on_it() {
-    let mut scene = Scene::new();
-    scene.all.insert(evidence().into());
-    let of = evidence();
-    let why = |scene: &Scene, namespace: &str| {
-        revoked_base(&of.repository, &of.digest, &scene.ledger, &scene.all, namespace)
-    };
-    assert_eq!(why(&scene, "shop"), None);
-    // The revocation is another record, of another role, of another repository.
-    let mut revocation = record("r", 50, "9");
-    revocation.revocation = Some("CVE-1".into());
-    scene.ledger.insert(revocation.clone());
-    let told = why(&scene, "shop").unwrap();
-    assert!(told.contains("registry.example/base/os@sha256:3232") && told.ends_with("CVE-1"), "{told}");
-    revocation.scope = crate::domain::ledger::Scope::Namespace("shop".into());
-    scene.ledger.insert(revocation);
-    assert!(why(&scene, "shop").is_some() && why(&scene, "bank").is_none());
-    let mut scene = Scene::new();
-    scene.all.insert(
-        Evidence { platforms: Fact::Known(vec![platform("linux/amd64", &[1, 10])]), ..evidence() }.into(),
-    );
-    scene.ledger.insert(Record { revocation: Some("x".into()), ..base(50) });
-    assert_eq!(why(&scene, "shop"), None);
-}
-
 #[test]
 fn every_platform_says_when_it_was_built() {
     let scene = Scene::new();

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::domain::{
     evidence::EvidenceOf,
-    gate::{Seen, Verdict, evaluate, revoked_base},
+    gate::{Seen, Verdict, evaluate},
     image::{ImageRef, ParseError, PinnedImage, Repository},
     ledger::{Acceptance, Ledger, Standing},
 };
@@ -157,15 +157,7 @@ impl<'a> Judge<'a> {
 
     /// Why the digest of an image as set is revoked here, whether or not a policy covers it.
     pub fn revocation(&self, image: &str) -> Option<String> {
-        let image = image.parse::<ImageRef>().ok()?.pinned()?;
-        self.revoked(&image)
-    }
-
-    /// Why an image is revoked here, by itself or by what it is built on.
-    fn revoked(&self, image: &PinnedImage) -> Option<String> {
-        let PinnedImage { repository, digest, .. } = image;
-        let itself = self.ledger.revocation(digest, self.namespace).map(str::to_owned);
-        itself.or_else(|| revoked_base(repository, digest, self.ledger, self.evidence, self.namespace))
+        self.ledger.revocation(&image.parse::<ImageRef>().ok()?.digest?, self.namespace)
     }
 
     /// What the gates of a policy have against an image.
@@ -372,7 +364,7 @@ impl Judge<'_> {
     /// What the ledger says of a reference.
     fn look_up(&self, reference: &ImageRef, acceptance: &Acceptance<'_>) -> Answer {
         let Judge { ledger, now, .. } = *self;
-        let mut answer = if let Some(image) = reference.pinned() {
+        if let Some(image) = reference.pinned() {
             let standing = ledger.standing(&image, acceptance, now);
             let approved_at = ledger.approved_at(&image, acceptance, now);
             Answer { resolved: Some(Arc::new(Resolved { image, approved_at })), standing }
@@ -388,11 +380,7 @@ impl Judge<'_> {
                 }
                 None => Answer { resolved: None, standing: Standing::Unlisted },
             }
-        };
-        if let Some(why) = answer.resolved.as_ref().and_then(|resolved| self.revoked(&resolved.image)) {
-            answer.standing = Standing::Revoked(why);
         }
-        answer
     }
 }
 

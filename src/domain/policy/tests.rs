@@ -365,7 +365,13 @@ mod gates {
         all.insert(evidence(&record("b", 2, "2.0"), &[10, 12], 0).into());
         let ledger = |revoked: bool| -> Ledger {
             let base = Record { revocation: revoked.then(|| "CVE-1".into()), ..base.clone() };
-            [base, record("a", 1, "1.0"), record("b", 2, "2.0")].into_iter().collect()
+            let mut ledger: Ledger =
+                [base, record("a", 1, "1.0"), record("b", 2, "2.0")].into_iter().collect();
+            for evidence in all.iter() {
+                let Fact::Known(platforms) = &evidence.platforms else { panic!("{evidence:?}") };
+                ledger.see_contents(&evidence.digest, platforms);
+            }
+            ledger
         };
         let say = |revoked: bool, text: &str| judged(&[policy()], &ledger(revoked), &all, text);
         for text in [format!("{CART}:1.0"), format!("{CART}@{}", digest(1))] {
