@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -236,6 +237,52 @@ async fn nothing_goes_to_addresses_that_are_not_listed() {
         forbidden(Registry::new(unlisted).unwrap().manifest(&at, &digest, &none).await, "not public");
     }
     assert_eq!(trap.seen(), "");
+}
+
+/// Proxies are named in the environment, which whole processes share: so this runs itself again.
+#[tokio::test]
+async fn a_proxy_resolves_by_itself_is_no_registry_and_does_not_read_along() {
+    const CHILD: &str = "COUNTERSIGN_TEST_REGISTRY";
+    if let Ok(host) = std::env::var(CHILD) {
+        let repository: Repository = format!("{host}/{PATH}").parse().unwrap();
+        let digest = format!("sha256:{}", "0".repeat(64)).parse().unwrap();
+        let plain_http = [host.clone()].into();
+        let here = Settings { plain_http, private: "127.0.0.1".parse().unwrap(), ..Settings::default() };
+        let settings = if host.starts_with("127.0.0.1:") { here } else { Settings::default() };
+        let keychain = keychain(&host, ADA.0, ADA.1);
+        let error =
+            Registry::new(settings).unwrap().manifest(&repository, &digest, &keychain).await.unwrap_err();
+        println!("told: {error:?}");
+        return;
+    }
+    let run = async |host: String, proxy: &Trap| {
+        let at = format!("http://localhost:{}", proxy.port);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--nocapture"]);
+        command.arg("registry_trust::a_proxy_resolves_by_itself_is_no_registry_and_does_not_read_along");
+        for name in ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] {
+            command.env(name, &at);
+        }
+        command.env("NO_PROXY", "").env("no_proxy", "").env(CHILD, host);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let proxy = Trap::set();
+    let told = run("registry.invalid".to_owned(), &proxy).await;
+    assert!(told.contains("told: Unavailable"), "{told}");
+    assert!(proxy.seen().contains("CONNECT registry.invalid:443"), "{}", proxy.seen());
+    let proxy = Trap::set();
+    for host in ["10.1.2.3".to_owned(), format!("localhost:{}", proxy.port)] {
+        let told = run(host, &proxy).await;
+        assert!(told.contains("told: Forbidden") && told.contains("not public"), "{told}");
+    }
+    // What is said without encryption stays on this machine.
+    let server = OciServer::start().await;
+    server.let_in(Auth::Basic(ADA.0, ADA.1));
+    let told = run(server.host.clone(), &proxy).await;
+    assert!(told.contains("told: Absent"), "{told}");
+    assert!(said(&server).contains(&basic(ADA.0, ADA.1)));
+    assert_eq!(proxy.seen(), "");
 }
 
 /// If this fails, an outage looks like an image without signatures, or a signature's absence like an outage.

@@ -25,7 +25,7 @@ pub enum Error {
         why: String,
     },
     /// The registry asks for patience.
-    #[error("{what} was not read: {host} asks for fewer requests; it is left alone for {}", rest(*after))]
+    #[error("{what} was not read: {host} asks for fewer requests; ask again in {}", rest(*after))]
     RateLimited {
         /// What was asked for, and where.
         what: String,

@@ -14,13 +14,13 @@ use parking_lot::Mutex;
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
 use super::{
     Error,
     answer::Answer,
     keychain::Login,
-    reach::{Get, Reach, place},
+    reach::{Get, Reach, is_here, place},
 };
 use crate::domain::registry::{Challenge, challenges, read_json};
 
@@ -181,13 +181,7 @@ async fn token(
 
 /// What says who asks, for a URL to which that may go.
 fn basic(claim: &Claim<'_>, to: &Url, login: &Login) -> Result<HeaderValue, Error> {
-    let here = match to.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    if to.scheme() != "https" && !here {
+    if to.scheme() != "https" && !is_here(to) {
         let why = format!(
             "the credentials in the Secret {} do not go to {} without encryption: everybody on the way could read them",
             login.secret,

@@ -29,6 +29,8 @@ const TOLD: usize = 200;
 /// Sends requests to where they may go.
 pub(super) struct Reach {
     client: Client,
+    /// For this machine: what is not encrypted stays on it, whatever proxies there are.
+    direct: Client,
     destinations: Destinations,
     plain: BTreeSet<(String, u16)>,
     proxies: BTreeSet<String>,
@@ -67,9 +69,10 @@ impl Reach {
         // Not the root's: whoever may write a workload says which registries are asked.
         let destinations = Destinations::new(false, Arc::new(private.clone()));
         let proxies = proxies();
-        let resolver = Resolver { destinations: destinations.clone(), proxies: proxies.clone() };
-        let client = client(bounds, authorities, Arc::new(resolver))?;
-        Ok(Self { client, destinations, plain, proxies, redirects: bounds.redirects })
+        let resolver = |proxies| Arc::new(Resolver { destinations: destinations.clone(), proxies });
+        let client = client(bounds, &authorities, &resolver(proxies.clone()), false)?;
+        let direct = self::client(bounds, &authorities, &resolver(BTreeSet::new()), true)?;
+        Ok(Self { client, direct, destinations, plain, proxies, redirects: bounds.redirects })
     }
 
     /// The URL of a registry, by its host in names of images.
@@ -92,7 +95,8 @@ impl Reach {
         let mut url = get.url.clone();
         for _ in 0..=self.redirects {
             self.judge(&url, get.what).await?;
-            let mut request = self.client.get(url.clone()).header(ACCEPT, get.accept);
+            let client = if is_here(&url) { &self.direct } else { &self.client };
+            let mut request = client.get(url.clone()).header(ACCEPT, get.accept);
             if let Some(authorization) = get.authorization
                 && url.origin() == get.url.origin()
             {
@@ -144,25 +148,41 @@ impl Reach {
     }
 }
 
-fn client(bounds: &Bounds, ca: Vec<Certificate>, resolver: Arc<Resolver>) -> Result<Client, InvalidSettings> {
+fn client(
+    bounds: &Bounds,
+    ca: &[Certificate],
+    resolver: &Arc<Resolver>,
+    direct: bool,
+) -> Result<Client, InvalidSettings> {
     let builder = || {
-        Client::builder()
+        let builder = Client::builder()
             .user_agent(concat!("countersign/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
-            .dns_resolver(Arc::clone(&resolver))
+            .dns_resolver(Arc::clone(resolver))
             .connect_timeout(bounds.connect)
             .read_timeout(bounds.read)
-            .pool_max_idle_per_host(4)
+            .pool_max_idle_per_host(4);
+        if direct { builder.no_proxy() } else { builder }
     };
-    let made = builder().tls_certs_merge(ca.clone()).build();
+    let made = builder().tls_certs_merge(ca.to_vec()).build();
     // A machine without any certificates of its own has those that it was given.
-    let made =
-        made.or_else(|source| if ca.is_empty() { Err(source) } else { builder().tls_certs_only(ca).build() });
-    made.map_err(|source| InvalidSettings::Client { source })
+    let only =
+        |source| if ca.is_empty() { Err(source) } else { builder().tls_certs_only(ca.to_vec()).build() };
+    made.or_else(only).map_err(|source| InvalidSettings::Client { source })
 }
 
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Whether a URL leads to this machine: nobody stands on the way.
+pub(super) fn is_here(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
 }
 
 /// Without anything that says who asks.
