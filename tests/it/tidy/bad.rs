@@ -77,6 +77,7 @@ fn impure_uses_in_the_domain_are_found() {
         assert_eq!(impure(path, text), 1, "{text}");
     }
     assert_eq!(impure("src/domain/manifest.rs", "use serde_saphyr::from_str; use kube::Api;"), 1);
+    assert_eq!(impure("src/domain/evidence/expression.rs", "use std::thread; use std::fs;"), 1);
 }
 
 #[test]

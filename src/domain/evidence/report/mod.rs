@@ -22,7 +22,7 @@ mod trivy;
 mod trivy_operator;
 mod vuln_predicate;
 
-pub use openvex::{Says, read_vex};
+pub use openvex::{Says, read_vex, read_vex_value};
 pub use vuln_predicate::VULN_PREDICATE;
 
 /// How large a report may be, in bytes.

@@ -33,8 +33,15 @@ pub fn read_vex(bytes: &[u8], about: &About<'_>) -> Result<Vec<Says>, String> {
         return Err(format!("is larger than {MAX_BYTES} bytes"));
     }
     let json = std::str::from_utf8(bytes).map_err(|_| "is no text".to_owned())?;
-    let value = read_json(json, MAX_DEPTH, MAX_NODES).map_err(|error| text(&error, 200))?;
-    let document = object(&value, "the document")?;
+    read_vex_value(&read_json(json, MAX_DEPTH, MAX_NODES).map_err(|error| text(&error, 200))?, about)
+}
+
+/// Reads a document that was read as JSON, strictly, such as the predicate of a statement of the type `https://openvex.dev/ns`.
+///
+/// # Errors
+/// As [`read_vex`].
+pub fn read_vex_value(document: &Value, about: &About<'_>) -> Result<Vec<Says>, String> {
+    let document = object(document, "the document")?;
     let context = document.get("@context").and_then(Value::as_str).unwrap_or_default();
     if !context.starts_with("https://openvex.dev/ns") {
         return Err("is no OpenVEX".to_owned());

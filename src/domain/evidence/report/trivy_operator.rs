@@ -32,16 +32,16 @@ const COUNTS: [(&str, Severity); 4] = [
 
 /// A ConfigAuditReport is about a workload: it counts only where it was found by what runs the image (`bound`). An SbomReport lists
 /// what is there and finds nothing.
-pub(super) fn read(object_: &Map<String, Value>, about: &About<'_>) -> Result<Scan, String> {
-    if !object_
+pub(super) fn read(stored: &Map<String, Value>, about: &About<'_>) -> Result<Scan, String> {
+    if !stored
         .get("apiVersion")
         .and_then(Value::as_str)
         .is_some_and(|v| v.starts_with("aquasecurity.github.io/"))
     {
         return Err("is of another API than aquasecurity.github.io".to_owned());
     }
-    let report = object(object_.get("report").unwrap_or(&Value::Null), "report")?;
-    let name = object_.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let report = object(stored.get("report").unwrap_or(&Value::Null), "report")?;
+    let name = stored.get("kind").and_then(Value::as_str).unwrap_or_default();
     let digest = report.get("artifact").and_then(|artifact| artifact.get("digest")).and_then(Value::as_str);
     about.check(digest.into_iter())?;
     let at = about.time(report.get("updateTimestamp"))?;
