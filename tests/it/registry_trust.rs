@@ -7,16 +7,18 @@ use std::{
     time::Duration,
 };
 
+use axum::body::{Body, Bytes};
 use countersign::{
-    adapters::registry::{Error, Keychain, Registry, Settings},
+    adapters::registry::{Bounds, Error, Keychain, Registry, Settings},
     domain::{
         image::{Digest, Repository},
         registry::{Mapping, Places},
     },
 };
+use futures::stream;
 
 use crate::support::{
-    registry::{Answer, Auth, INDEX, Image, OciServer, answer, basic, keychain, refusal, settings},
+    registry::{Answer, Auth, INDEX, Image, OciServer, Seen, answer, basic, keychain, refusal, settings},
     trap::Trap,
 };
 
@@ -48,7 +50,7 @@ fn redirect(to: &str) -> Answer {
 
 /// What each request so far said of who asks, without repetition.
 fn said(server: &OciServer) -> BTreeSet<String> {
-    server.seen().iter().map(|seen| seen.authorization()).collect()
+    server.seen().iter().map(Seen::authorization).collect()
 }
 
 #[track_caller]
@@ -402,6 +404,26 @@ async fn mirrors_have_what_digests_name_and_remaps_stand_for_the_whole() {
         mirror.hook(move |_| Some(broken()));
         made.platforms(&repository, &digest, &none).await.unwrap();
     }
+    // One that takes its time leaves enough for the repository itself, also where there is much to read.
+    mirror.hook(|_| {
+        let never = stream::pending::<Result<Bytes, std::io::Error>>();
+        Some(answer(200, INDEX, Body::from_stream(never)))
+    });
+    let bounds = Bounds { total: Duration::from_secs(8), ..Bounds::default() };
+    let hurried = Settings {
+        places: Places { mirrors: mapping(), ..Places::default() },
+        bounds,
+        ..settings(&[&server, &mirror])
+    };
+    let hurried = Registry::new(hurried).unwrap();
+    let images: Vec<_> = (0..12)
+        .map(|n| {
+            let image = Image { layers: vec![format!("{n}").into_bytes()], ..Image::default() };
+            (server.push_image(PATH, &image), "linux", "amd64")
+        })
+        .collect();
+    let index = server.push_index(PATH, &images);
+    assert_eq!(hurried.platforms(&repository, &index, &none).await.unwrap().images.len(), 12);
     mirror.unhook();
     // The credentials are for the other host.
     mirror.let_in(Auth::Basic(ADA.0, ADA.1));

@@ -95,11 +95,8 @@ impl Keychain {
         }
         for (key, entry) in entries {
             let Some(scope) = Scope::parse(key) else { continue };
-            let (username, password) = match login(entry).map_err(invalid)? {
-                Some(login) => login,
-                // Left behind where a helper of docker's keeps the credentials.
-                None => continue,
-            };
+            // None is left behind where a helper of docker's keeps the credentials.
+            let Some((username, password)) = login(entry).map_err(invalid)? else { continue };
             let fingerprint = fingerprint(&username, &password);
             let login = Login { username, password, secret: secret.to_owned(), fingerprint };
             self.entries.push((scope, Arc::new(login)));

@@ -102,7 +102,7 @@ impl Answer {
     fn next_query(&self, next: &str, what: &str) -> Result<String, Error> {
         let to = self.url.join(next).ok();
         // Behind a proxy that ends TLS, some take themselves for unencrypted.
-        let place = |url: &Url| (url.host().map(|host| host.to_owned()), url.port(), url.path().to_owned());
+        let place = |url: &Url| (url.host_str().map(str::to_owned), url.port(), url.path().to_owned());
         let same = |to: &Url| place(to) == place(&self.url);
         let query = to.filter(same).and_then(|to| to.query().map(str::to_owned));
         query.ok_or_else(|| Error::invalid(what, "its next page is somewhere else"))

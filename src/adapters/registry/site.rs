@@ -1,6 +1,12 @@
 //! One repository: asking with credentials, and reading by digest.
 
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256, Sha512};
@@ -23,6 +29,8 @@ pub(super) struct Site<'a> {
     pub registry: &'a Registry,
     pub route: Route,
     keychain: &'a Keychain,
+    /// A mirror took its time: in this call none is asked any more.
+    without_mirrors: AtomicBool,
 }
 
 /// Bytes that have the digest they were asked for by.
@@ -33,7 +41,7 @@ struct Content {
 
 impl<'a> Site<'a> {
     pub fn new(registry: &'a Registry, route: Route, keychain: &'a Keychain) -> Self {
-        Self { registry, route, keychain }
+        Self { registry, route, keychain, without_mirrors: AtomicBool::new(false) }
     }
 
     /// Asks the repository itself for something below it; any answer but a refusal to whoever asks.
@@ -115,12 +123,25 @@ impl<'a> Site<'a> {
     ) -> Result<Content, Error> {
         let resource = format!("{kind}/{digest}");
         for mirror in &self.route.mirrors {
-            match self.content_at(mirror, &resource, digest, accept, most, what).await {
-                Ok(content) => return Ok(content),
-                Err(error) => tracing::debug!(%mirror, %error, "a mirror does not have it"),
+            if self.without_mirrors.load(Ordering::Relaxed) {
+                break;
+            }
+            let asked = self.content_at(mirror, &resource, digest, accept, most, what);
+            match tokio::time::timeout(self.for_a_mirror(), asked).await {
+                Ok(Ok(content)) => return Ok(content),
+                Ok(Err(error)) => tracing::debug!(%mirror, %error, "a mirror does not have it"),
+                Err(_) => {
+                    tracing::debug!(%mirror, "a mirror does not answer in time");
+                    self.without_mirrors.store(true, Ordering::Relaxed);
+                }
             }
         }
         self.content_at(&self.route.own, &resource, digest, accept, most, what).await
+    }
+
+    /// How long one mirror may take, so that most of the time is left for the repository itself.
+    fn for_a_mirror(&self) -> Duration {
+        self.registry.bounds.total / 4
     }
 
     async fn content_at(

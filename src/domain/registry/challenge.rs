@@ -121,7 +121,7 @@ mod tests {
                 r#"Negotiate, Basic realm="a, b=c", bearer Realm = "https://x/\"y" "#,
                 vec![Challenge::Basic, bearer("https://x/\"y", None)],
             ),
-            (r#"Negotiate abc==, Basic realm=x"#, vec![Challenge::Basic]),
+            ("Negotiate abc==, Basic realm=x", vec![Challenge::Basic]),
             (r#"Bearer realm="https://a",realm="https://b""#, vec![]),
             (r#"Bearer service="x""#, vec![]),
             (r#"Bearer realm="https://a"#, vec![]),

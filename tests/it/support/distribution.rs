@@ -46,17 +46,13 @@ impl Distribution {
         let directory = TempDir::new().unwrap();
         let host = format!("127.0.0.1:{}", free_port());
         let at = directory.path();
-        let mut config = format!(
-            "version: 0.1\nstorage: {{filesystem: {{rootdirectory: {0}/data}}}}\nhttp: {{addr: '{host}'}}\n",
-            at.display()
-        );
+        let mut config = "version: 0.1\nstorage: {filesystem: {rootdirectory: HERE/data}}\n".to_owned();
+        config += "http: {addr: 'HOST'}\n";
         if private {
             fs::write(at.join("htpasswd"), HTPASSWD).unwrap();
-            config.push_str(&format!(
-                "auth: {{htpasswd: {{realm: test, path: {0}/htpasswd}}}}\n",
-                at.display()
-            ));
+            config += "auth: {htpasswd: {realm: test, path: HERE/htpasswd}}\n";
         }
+        let config = config.replace("HERE", &at.display().to_string()).replace("HOST", &host);
         fs::write(at.join("config.yml"), config).unwrap();
         let log = File::create(at.join("log")).unwrap();
         let mut command = Command::new("sh");
