@@ -7,9 +7,9 @@ use serde_json::json;
 use crate::{
     controlplane::{ControlPlane, Options, eventually},
     support::{
-        operator::{Operator, install},
+        operator::{Operator, ROOT, install},
         registry::{Image, OciServer},
-        scene::{ROOT, SOON, Scene},
+        scene::{SOON, Scene},
     },
 };
 use countersign::api::ApprovedImage;
@@ -68,7 +68,9 @@ async fn looked_at(scene: &Scene, images: usize) {
         let all = approvals.list(&ListParams::default()).await?.items;
         let known = |object: &&ApprovedImage| {
             let evidence = object.status.as_ref().and_then(|status| status.evidence.as_ref());
-            evidence.and_then(|evidence| evidence.platforms.as_ref()).is_some_and(|all| !all[0].diff_ids.is_empty())
+            evidence
+                .and_then(|evidence| evidence.platforms.as_ref())
+                .is_some_and(|all| !all[0].diff_ids.is_empty())
         };
         let unknown: Vec<String> =
             all.iter().filter(|object| !known(object)).map(ResourceExt::name_any).collect();
@@ -107,7 +109,10 @@ async fn a_revoked_base_takes_back_everything_that_is_built_on_it_while_the_regi
     }
     let names = ["cart", "web"];
     let put = |name: &str, approved: &Approved| {
-        scene.put(&format!("{name}.yaml"), &scene.object("Deployment", name, &approved.image(&registry), json!({})));
+        scene.put(
+            &format!("{name}.yaml"),
+            &scene.object("Deployment", name, &approved.image(&registry), json!({})),
+        );
     };
     put("job", &other);
     for release in [&old, &new] {

@@ -15,27 +15,27 @@ use super::super::schema;
 pub struct Evidence {
     /// Parts that could not be looked at, or not yet, and why. A part that is neither here nor below is not there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4))]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "atomic"))]
     pub unavailable: Vec<Unavailable>,
     /// The images of an index, or the one that a manifest describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub platforms: Option<Vec<Platform>>,
     /// The signatures that were found valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub signatures: Option<Vec<Signature>>,
     /// The attestations whose signatures were found valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub attestations: Option<Vec<Attestation>>,
     /// The newest report of each scanner.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "atomic"))]
     pub scans: Option<Vec<Scan>>,
     /// The fingerprints of the keys, trust roots and expressions that were looked at: lower-case SHA-256.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 64)))]
+    #[schemars(length(max = 256), inner(length(max = 64)), extend("x-kubernetes-list-type" = "atomic"))]
     pub checked: Vec<String>,
 }
 
@@ -80,7 +80,7 @@ pub struct Platform {
     pub config: String,
     /// The digests of its layers, uncompressed, the lowest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256), inner(length(max = 135)))]
+    #[schemars(length(max = 256), inner(length(max = 135)), extend("x-kubernetes-list-type" = "atomic"))]
     pub diff_ids: Vec<String>,
     /// When it says that it was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ pub struct Signature {
     pub sct: bool,
     /// What it says besides, signed, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "atomic"))]
     pub annotations: Vec<Annotation>,
 }
 
@@ -172,7 +172,7 @@ pub struct Attestation {
     pub predicate_type: String,
     /// Its signatures that were found valid; none where it stands beside the approval in git.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub signatures: Vec<Signature>,
     /// Who built the image, where it says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,7 +184,7 @@ pub struct Attestation {
     pub at: Option<Time>,
     /// What became of the expressions of policies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub conditions: Vec<Expression>,
 }
 
@@ -216,19 +216,19 @@ pub struct Scan {
     #[schemars(schema_with = "schema::timestamp")]
     pub at: Time,
     /// What it looked for.
-    #[schemars(length(max = 5))]
+    #[schemars(length(max = 5), extend("x-kubernetes-list-type" = "atomic"))]
     pub covers: Vec<Class>,
     /// The valid signatures of the report; none where it stands beside the approval in git, or in the cluster.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "atomic"))]
     pub signatures: Vec<Signature>,
     /// What it found, the worst first, as many as are kept.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), extend("x-kubernetes-list-type" = "atomic"))]
     pub findings: Vec<Finding>,
     /// How many more there are, which are not kept one by one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 35))]
+    #[schemars(length(max = 35), extend("x-kubernetes-list-type" = "atomic"))]
     pub more: Vec<More>,
 }
 

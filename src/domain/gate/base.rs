@@ -5,7 +5,6 @@ use jiff::Timestamp;
 use super::{Seen, Verdict, known};
 use crate::domain::{
     evidence::{Evidence, Fact, Platform},
-    image::Digest,
     ledger::Record,
     pattern::Pattern,
 };
