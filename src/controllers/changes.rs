@@ -1,4 +1,5 @@
 //! Who is to be looked at when something changes that many workloads may depend on.
+#![allow(clippy::needless_for_each, reason = "one line")]
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

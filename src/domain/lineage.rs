@@ -1,5 +1,6 @@
 //! What digests are made of: which manifests an index holds, and whose layers come first. A digest names its content for ever, in
 //! every repository, so what was seen once stays true.
+#![allow(clippy::from_iter_instead_of_collect, reason = "of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

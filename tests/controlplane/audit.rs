@@ -147,6 +147,14 @@ fn as_go_reads(line: &str) -> Cow<'_, str> {
     Cow::Owned(read)
 }
 
+/// After the server was killed in the middle of a line: what comes next begins on a new one.
+pub(super) fn remove_torn_end(log: &Path) -> anyhow::Result<()> {
+    let text = fs::read(log)?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    File::options().write(true).open(log)?.set_len(u64::try_from(whole)?)?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     /// If this fails, one odd request makes the log unreadable, or is read otherwise than it was asked.
@@ -166,12 +174,4 @@ mod tests {
             serde_json::from_str::<String>(&as_go_reads(&written)).unwrap();
         }
     }
-}
-
-/// After the server was killed in the middle of a line: what comes next begins on a new one.
-pub(super) fn remove_torn_end(log: &Path) -> anyhow::Result<()> {
-    let text = fs::read(log)?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    File::options().write(true).open(log)?.set_len(u64::try_from(whole)?)?;
-    Ok(())
 }

@@ -264,7 +264,7 @@ mod tests {
             assert_eq!(value.is_ok(), goes, "{url}");
             match value {
                 Ok(value) => {
-                    assert!(value.is_sensitive() && !format!("{value:?}").contains("YWRh"), "{value:?}")
+                    assert!(value.is_sensitive() && !format!("{value:?}").contains("YWRh"), "{value:?}");
                 }
                 Err(error) => {
                     let text = error.to_string();

@@ -1,6 +1,7 @@
 //! The credentials of pull secrets.
 //!
 //! Values are [`secrecy`]'s: they cannot be printed, not even by mistake, and are overwritten when they go.
+#![allow(clippy::assigning_clones, reason = "plain to read")]
 
 use std::{fmt, sync::Arc};
 

@@ -1,4 +1,5 @@
 //! Evidence as it stands in statuses, and back.
+#![allow(clippy::ref_option, reason = "as the fields are")]
 
 use std::collections::BTreeSet;
 

@@ -4,6 +4,7 @@
 //! about, and their product. What remains takes moments; the caller still runs it beside the threads that answer, with a time-out.
 //! The parser calls itself for each bracket and operator, and takes more of the stack than the threads of a server have: it runs on one
 //! of its own, which is waited for.
+#![allow(clippy::large_stack_arrays, reason = "of a test")]
 
 use std::thread;
 

@@ -96,7 +96,7 @@ pub struct Finding {
     pub vex: Option<Vex>,
 }
 
-/// What an OpenVEX statement says of a vulnerability in a product.
+/// What an `OpenVEX` statement says of a vulnerability in a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Vex {
     /// The product is not affected.

@@ -138,20 +138,17 @@ fn check_summary(predicate: &Value, image: &PinnedImage) -> Result<(), String> {
         return Err("the summary does not say PASSED".to_owned());
     }
     let resource = said("resourceUri");
-    let is_ours = match resource.strip_prefix("pkg:oci/") {
-        Some(purl) => {
-            let (name, rest) = purl.split_once('@').unwrap_or((purl, ""));
-            let digest =
-                rest.split(['?', '#']).next().unwrap_or_default().replace("%3A", ":").replace("%3a", ":");
-            digest == image.digest.as_str() && image.repository.as_str().rsplit('/').next() == Some(name)
-        }
-        None => {
-            let plain =
-                ["oci://", "docker://", "https://"].iter().find_map(|scheme| resource.strip_prefix(scheme));
-            plain.unwrap_or(resource).parse::<ImageRef>().is_ok_and(|of| {
-                of.repository == image.repository && of.digest.is_none_or(|digest| digest == image.digest)
-            })
-        }
+    let is_ours = if let Some(purl) = resource.strip_prefix("pkg:oci/") {
+        let (name, rest) = purl.split_once('@').unwrap_or((purl, ""));
+        let digest =
+            rest.split(['?', '#']).next().unwrap_or_default().replace("%3A", ":").replace("%3a", ":");
+        digest == image.digest.as_str() && image.repository.as_str().rsplit('/').next() == Some(name)
+    } else {
+        let plain =
+            ["oci://", "docker://", "https://"].iter().find_map(|scheme| resource.strip_prefix(scheme));
+        plain.unwrap_or(resource).parse::<ImageRef>().is_ok_and(|of| {
+            of.repository == image.repository && of.digest.is_none_or(|digest| digest == image.digest)
+        })
     };
     if is_ours { Ok(()) } else { Err("the summary is about another resource".to_owned()) }
 }

@@ -33,7 +33,7 @@ pub use signature::{CosignIdentity, SignatureGate};
 pub use text::{Text, TextError};
 
 /// How far clocks may differ: what says that it is from later than this is from the future, and does not count.
-pub const SKEW: Duration = Duration::from_secs(300);
+pub const SKEW: Duration = Duration::from_mins(5);
 
 /// What a gate says of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,5 @@
 //! `spec.scan`: what scanners may have found.
+#![allow(clippy::type_complexity, reason = "said once")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -199,7 +199,7 @@ fn all_gates() -> Vec<Gate> {
         Gate::Signature(signed()),
         Gate::Attestation(attested()),
         Gate::Base(BaseGate { allow: vec![Pattern::new("registry.example/base/**").unwrap()] }),
-        Gate::Age(AgeGate { max_age: Duration::from_secs(300) }),
+        Gate::Age(AgeGate { max_age: Duration::from_mins(5) }),
     ];
     gates.extend(looked.map(|looked| Gate::Scan(scanned(looked))));
     gates

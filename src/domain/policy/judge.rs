@@ -250,7 +250,7 @@ impl<'a> Judge<'a> {
             .iter()
             .filter(|policy| repositories.iter().any(|repository| policy.covers(repository)));
         covering
-            .flat_map(|policy| {
+            .filter_map(|policy| {
                 let acceptance = policy.acceptance(self.namespace);
                 let by_record = self.ledger.next_change(&repositories, &acceptance, self.now);
                 let images = references.iter().filter(|_| !policy.gates.is_empty()).filter_map(|reference| {

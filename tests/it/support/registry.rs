@@ -444,6 +444,7 @@ impl Shared {
     }
 
     /// The token is what it is for: nobody has to remember it.
+    #[allow(clippy::unused_self, reason = "as its siblings")]
     fn token(&self, manner: &Manner, seen: &Seen) -> Answer {
         let Auth::Token { login, .. } = &manner.auth else { return refusal(404, "UNSUPPORTED") };
         if login.is_some_and(|(name, password)| seen.authorization() != basic(name, password)) {

@@ -87,6 +87,7 @@ fn policy() -> Value {
 }
 
 /// Where a field stands in the policy, and a value that is wrong for the evidence.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn flips() -> BTreeMap<&'static str, (&'static str, Value)> {
     [
         ("signatures[].threshold", ("/signatures/0/threshold", json!(2))),
@@ -330,16 +331,13 @@ fn flipping_any_field_flips_the_verdict() {
     assert_eq!(passes(&policy()), Some(true));
     for (field, (pointer, wrong)) in flips() {
         let mut spec = policy();
-        match spec.pointer_mut(pointer) {
-            Some(value) => {
-                assert_ne!(*value, wrong, "{field}");
-                *value = wrong;
-            }
-            None => {
-                // A default that is not written.
-                let (parent, name) = pointer.rsplit_once('/').unwrap();
-                spec.pointer_mut(parent).unwrap()[name] = wrong;
-            }
+        if let Some(value) = spec.pointer_mut(pointer) {
+            assert_ne!(*value, wrong, "{field}");
+            *value = wrong;
+        } else {
+            // A default that is not written.
+            let (parent, name) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[name] = wrong;
         }
         assert_eq!(passes(&spec), Some(false), "{field}");
     }

@@ -1,4 +1,4 @@
-//! SARIF 2.1: what ClamAV wrappers, secret scanners and linters write.
+//! SARIF 2.1: what `ClamAV` wrappers, secret scanners and linters write.
 //!
 //! The class comes from the tool's name (Trivy: from the tags of the rule). The severity comes from `security-severity` of the result
 //! or its rule (CVSS: from 9 Critical, from 7 High, from 4 Medium, above 0 Low), else from the level of the result, else from the

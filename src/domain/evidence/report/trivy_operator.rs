@@ -30,7 +30,7 @@ const COUNTS: [(&str, Severity); 4] = [
     ("lowCount", Severity::Low),
 ];
 
-/// A ConfigAuditReport is about a workload: it counts only where it was found by what runs the image (`bound`). An SbomReport lists
+/// A `ConfigAuditReport` is about a workload: it counts only where it was found by what runs the image (`bound`). An `SbomReport` lists
 /// what is there and finds nothing.
 pub(super) fn read(stored: &Map<String, Value>, about: &About<'_>) -> Result<Scan, String> {
     if !stored

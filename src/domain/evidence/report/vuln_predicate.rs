@@ -1,4 +1,5 @@
 //! cosign's vulnerability predicate: a record around the report of a scanner.
+#![allow(clippy::needless_for_each, reason = "one line")]
 
 use serde_json::{Map, Value};
 
